@@ -1,0 +1,40 @@
+# Every goal sets itself up: Python 3.11 or newer and make are all that is needed.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup up demo test check nightly lock clean
+
+# The first interpreter that runs and is new enough; else python3, which is then told what is missing.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; exit; }; done; echo python3)
+BIN := .venv/bin
+
+help: ## List the goals
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
+
+setup: ## Make .venv from the lock file (every other goal does it too)
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) found: install Python 3.11, 3.12 or 3.13, or name one with make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) requirements/bootstrap.py
+
+up: setup ## Run the whole stack on this machine and print where to click
+	@exec $(BIN)/python -m serverless.local.up
+
+demo: setup ## Run the main job on 336,776 flights without a browser
+	@exec $(BIN)/python -m serverless.local.demo
+
+test: setup ## Run the tests that need nothing but pip
+	@$(BIN)/python -m pytest -n auto tests
+
+check: setup ## Lint, types, architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	SECRET_KEY=check $(BIN)/mypy
+	$(BIN)/lint-imports
+
+nightly: setup ## What is too long for CI: 1 GB file, ten million rows
+	@$(BIN)/python -m pytest -m nightly tests
+
+lock: setup ## Write the lock files anew from requirements/*.in
+	requirements/lock.sh
+
+clean: ## Remove the virtual environment and the laptop's data
+	rm -rf .venv .local

@@ -1,0 +1,8 @@
+from django.apps import AppConfig
+
+
+class DatasetsConfig(AppConfig):
+    """The worked example: upload a CSV, profile it, report on it, mail the report."""
+
+    name = "django_app.datasets"
+    verbose_name = "Datasets"

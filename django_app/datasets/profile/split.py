@@ -1,0 +1,262 @@
+"""Where a CSV file may be cut: between records, never inside a quoted field.
+
+Whether a line end is inside quotes depends on every quote before it, so the file is read once from its start, in
+pieces, in constant memory. What cannot be a CSV file at all is refused on the way.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from django_app.datasets.profile import limits
+from django_app.datasets.profile.errors import InputError
+
+_SEPARATORS = ",;\t|"
+_UTF8_BOM = codecs.BOM_UTF8
+_NOT_CSV = (
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"%PDF", "a PDF document"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"PK\x03\x04", "a zip archive or a spreadsheet (xlsx, ods)"),
+    (b"PAR1", "a Parquet file"),
+    (b"SQLite format 3", "an SQLite database"),
+)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Whole records: bytes start to stop, stop excluded. first_line: number of the first line in the file, from 1."""
+
+    start: int
+    stop: int
+    first_line: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file is to be read.
+
+    columns: names in the order of the file. separator: one character. ranges: the records after the header, in order.
+    """
+
+    columns: tuple[str, ...]
+    separator: str
+    ranges: tuple[Range, ...]
+
+
+def split(pieces: Iterable[bytes], chunk_bytes: int) -> Layout:
+    """Read a file from its start and cut it into ranges of about chunk_bytes.
+
+    pieces: the file's bytes in order, in pieces of any size.
+    Raises InputError for what is not a CSV file in UTF-8 with a header and at least one record.
+    """
+    scanner = _Scanner(chunk_bytes)
+    for piece in pieces:
+        scanner.feed(piece)
+    return scanner.finish()
+
+
+def even_outside_quotes(data: bytes, quotes_before: int = 0) -> np.ndarray | None:
+    """For each byte whether it stands outside quotes; None where that is so for all of them.
+
+    A doubled quote inside a quoted field opens and closes again, so the count's parity is all that matters.
+    """
+    if b'"' not in data:
+        return None if quotes_before % 2 == 0 else np.zeros(len(data), dtype=bool)
+    # Counting modulo 256 keeps the parity, in an eighth of the memory.
+    count = np.cumsum(np.frombuffer(data, np.uint8) == ord('"'), dtype=np.uint8)
+    outside: np.ndarray = (count + quotes_before % 2) & 1 == 0
+    return outside
+
+
+class _Scanner:
+    def __init__(self, chunk_bytes: int) -> None:
+        self.chunk_bytes = chunk_bytes
+        self.head = b""  # what came before the header's end was found
+        self.layout: tuple[tuple[str, ...], str] | None = None
+        self.ranges: list[Range] = []
+        self.offset = 0  # of the next byte
+        self.line = 1  # of the next byte
+        self.quotes = 0
+        self.record_start = 0
+        self.record_line = 1
+        self.range_start = 0
+        self.range_line = 1
+        self.decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def feed(self, piece: bytes) -> None:
+        if self.offset == 0:
+            _refuse_other_formats(self.head + piece)
+        self._check_text(piece)
+        if self.layout is None:
+            self.head += piece
+            self._find_header(at_end=False)
+            return
+        self._scan(piece)
+
+    def finish(self) -> Layout:
+        if self.layout is None:
+            self._find_header(at_end=True)
+        try:
+            self.decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            raise _not_utf8(self.offset, self.line) from None
+        if self.quotes % 2:
+            raise InputError(
+                f"Line {self.record_line}: a quoted field is opened and never closed. "
+                'Close it, or write a quote inside a field twice ("").'
+            )
+        if self.offset > self.range_start:
+            self.ranges.append(Range(self.range_start, self.offset, self.range_line))
+        assert self.layout is not None  # noqa: S101 - _find_header(at_end=True) sets it or raises
+        columns, separator = self.layout
+        if not self.ranges:
+            raise InputError("The file has a header and no rows. Upload one with at least one row of data.")
+        return Layout(columns, separator, tuple(self.ranges))
+
+    def _check_text(self, piece: bytes) -> None:
+        at = piece.find(b"\0")
+        if at >= 0:
+            line = self._line_at(piece, at)
+            raise InputError(
+                f"Line {line}: byte {self._fed() + at} is a NUL character, which no text has. The file is binary, "
+                "or text in UTF-16. Export it as CSV in UTF-8."
+            )
+        try:
+            self.decoder.decode(piece)
+        except UnicodeDecodeError as error:
+            at = max(0, error.start)
+            raise _not_utf8(self._fed() + at, self._line_at(piece, at)) from None
+
+    def _fed(self) -> int:
+        return self.offset + len(self.head) if self.layout is None else self.offset
+
+    def _line_at(self, piece: bytes, at: int) -> int:
+        before = self.head.count(b"\n") + 1 if self.layout is None else self.line
+        return before + piece[:at].count(b"\n")
+
+    def _find_header(self, *, at_end: bool) -> None:
+        head = self.head
+        start = len(_UTF8_BOM) if head.startswith(_UTF8_BOM) else 0
+        # Blank lines before the header are no header.
+        while head[start : start + 1] in (b"\n", b"\r", b" "):
+            start += 1
+        end = _record_end(head, start)
+        if end is None:
+            if len(head) > limits.LARGEST_RECORD_BYTES:
+                raise _record_too_long(1, carriage_returns=b"\r" in head and b"\n" not in head)
+            if not at_end:
+                return
+            end = len(head)
+        if not head[start:end].strip():
+            raise InputError("The file is empty. Upload a CSV file with a header and at least one row.")
+        if b"\r" in head[start:end].rstrip(b"\r\n") and b"\n" not in head:
+            raise _record_too_long(1, carriage_returns=True)
+        self.layout = _header(head[start:end].decode("utf-8"))
+        self.head = b""
+        self.offset = self.record_start = self.range_start = end
+        self.line = self.record_line = self.range_line = head[:end].count(b"\n") + 1
+        self._scan(head[end:])
+
+    def _scan(self, piece: bytes) -> None:
+        if not piece:
+            return
+        newlines = np.flatnonzero(np.frombuffer(piece, np.uint8) == ord("\n"))
+        outside = even_outside_quotes(piece, self.quotes)
+        ends = newlines if outside is None else newlines[outside[newlines]]
+        ends = ends + self.offset + 1  # absolute offsets just after each record
+        self._check_record_lengths(ends, len(piece), piece)
+        while len(ends):
+            # The first record end at or after the wanted size.
+            at = int(np.searchsorted(ends, self.range_start + self.chunk_bytes))
+            if at == len(ends):
+                break
+            stop = int(ends[at])
+            self.ranges.append(Range(self.range_start, stop, self.range_line))
+            self.range_start = stop
+            self.range_line = self.line + int(np.searchsorted(newlines, stop - self.offset))
+        if len(ends):
+            self.record_start = int(ends[-1])
+            self.record_line = self.line + int(np.searchsorted(newlines, self.record_start - self.offset))
+        self.quotes += piece.count(b'"')
+        self.line += len(newlines)
+        self.offset += len(piece)
+
+    def _check_record_lengths(self, ends: np.ndarray, length: int, piece: bytes) -> None:
+        starts = np.concatenate(([self.record_start], ends))
+        stops = np.concatenate((ends, [self.offset + length]))
+        too_long = np.flatnonzero(stops - starts > limits.LARGEST_RECORD_BYTES)
+        if len(too_long):
+            start = int(starts[too_long[0]])
+            line = self.record_line if start < self.offset else self._line_at(piece, start - self.offset)
+            raise _record_too_long(line, carriage_returns=False)
+
+
+def _record_end(data: bytes, start: int) -> int | None:
+    """The offset just after the first line end outside quotes, or None."""
+    at, quotes = start, 0
+    while (end := data.find(b"\n", at)) >= 0:
+        quotes += data.count(b'"', at, end)
+        if quotes % 2 == 0:
+            return end + 1
+        at = end
+        if end - start > limits.LARGEST_RECORD_BYTES:
+            return None
+        at = end + 1
+    return None
+
+
+def _header(text: str) -> tuple[tuple[str, ...], str]:
+    bare = "".join(text.split('"')[::2])  # what stands outside quotes
+    separator = max(_SEPARATORS, key=bare.count)
+    names = [name.strip() for name in next(csv.reader(io.StringIO(text), delimiter=separator), [])]
+    if len(names) > limits.MOST_COLUMNS:
+        raise InputError(
+            f"The file has {len(names):,} columns; at most {limits.MOST_COLUMNS:,} are read. "
+            "Remove columns, or turn them into rows."
+        )
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        if not name:
+            raise InputError(f"Column {number} has no name in the header. Give it one.")
+        if len(name) > limits.LONGEST_NAME:
+            raise InputError(
+                f"Column {number}'s name has {len(name):,} characters; at most {limits.LONGEST_NAME} are read. "
+                "Shorten it. (Is the header missing?)"
+            )
+        if name in seen:
+            raise InputError(f'Columns {seen[name]} and {number} are both called "{name}". Rename one.')
+        seen[name] = number
+    return tuple(names), separator
+
+
+def _refuse_other_formats(head: bytes) -> None:
+    for magic, kind in _NOT_CSV:
+        if head.startswith(magic):
+            raise InputError(f"This is {kind}, not a CSV file. Export the data as CSV in UTF-8 and upload that.")
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError("The file is text in UTF-16. Save it as UTF-8 and upload it again.")
+
+
+def _not_utf8(offset: int, line: int) -> InputError:
+    return InputError(
+        f"Line {line}: byte {offset} is not UTF-8; the file may be in Latin-1 (Windows-1252). "
+        "Save it as UTF-8 and upload it again."
+    )
+
+
+def _record_too_long(line: int, *, carriage_returns: bool) -> InputError:
+    if carriage_returns:
+        return InputError("The lines end in bare carriage returns. Save the file with LF or CRLF line ends.")
+    return InputError(
+        f"Line {line}: this record is longer than {limits.LARGEST_RECORD_BYTES >> 20} MiB, the most that is read. "
+        "Shorten its fields, or close a quote that was left open."
+    )

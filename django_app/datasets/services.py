@@ -1,0 +1,286 @@
+"""What can be done with a dataset. Views, tasks and commands change datasets through these functions only.
+
+Nothing here imports a task or a parser: the web side runs it, and starts work through the dotted path in settings.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+
+import structlog
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import Count, Q
+from django.utils import timezone
+from django.utils.module_loading import import_string
+
+from django_app.datasets.models import Chunk, Dataset, Report
+from serverless.objects import Bucket, ObjectInfo, ObjectMissingError, PresignedPost
+
+log = structlog.get_logger(__name__)
+
+#: Work that showed no progress for so long is started again: well over the hard time limit of the datasets queue.
+STALLED_AFTER = datetime.timedelta(minutes=40)
+#: How often stalled work is started again before it counts as failed.
+MOST_GENERATIONS = 3
+
+
+def bucket() -> Bucket:
+    return Bucket(settings.FILES_BUCKET)
+
+
+# Upload ------------------------------------------------------------------------------------------------------------
+
+
+def create(owner: User) -> Dataset:
+    """A dataset that waits for its file."""
+    expires = timezone.now() + datetime.timedelta(seconds=settings.UPLOAD_EXPIRES_SECONDS)
+    return Dataset.objects.create(owner=owner, upload_expires_at=expires)
+
+
+def upload_form(dataset: Dataset, redirect_url: str | None) -> PresignedPost:
+    """The form with which a browser uploads this dataset's file straight to S3, valid until the upload expires.
+
+    redirect_url: where S3 sends a browser without scripts afterwards; None answers a script with 204.
+    """
+    left = max(1, int((dataset.upload_expires_at - timezone.now()).total_seconds()))
+    return bucket().presigned_post(
+        dataset.upload_key,
+        # An empty file may arrive: its owner then gets our message, not S3's XML.
+        smallest_bytes=0,
+        largest_bytes=settings.UPLOAD_LIMIT_BYTES,
+        expires_seconds=left,
+        redirect_url=redirect_url,
+    )
+
+
+def finish_upload(dataset: Dataset) -> bool:
+    """Start work if the file has arrived; returns whether it has. Safe to repeat and to run twice at once."""
+    try:
+        info = bucket().info(dataset.upload_key)
+    except ObjectMissingError:
+        return False
+    if info.size_bytes > settings.UPLOAD_LIMIT_BYTES:
+        # S3 keeps the policy's range; this holds for whoever reaches the bucket in another way.
+        limit = settings.UPLOAD_LIMIT_BYTES
+        fail(dataset, f"The file has {info.size_bytes:,} bytes; at most {limit:,} are taken. Upload a smaller file.")
+        return True
+    with transaction.atomic():
+        started = Dataset.objects.filter(pk=dataset.pk, state=Dataset.State.UPLOADING).update(
+            **_as_queued(info), generation=1
+        )
+        if started:
+            dataset.refresh_from_db()
+            _start(dataset)
+    return True
+
+
+def _as_queued(info: ObjectInfo) -> dict[str, object]:
+    name = info.filename.replace("\\", "/").rsplit("/", 1)[-1]
+    return {
+        "state": Dataset.State.QUEUED,
+        "name": _printable(name)[:255],
+        "size_bytes": info.size_bytes,
+        "etag": info.etag,
+        "touched_at": timezone.now(),
+    }
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable())
+
+
+def _start(dataset: Dataset) -> None:
+    """Enqueue the work after the commit. By dotted path: tasks stand on a floor above."""
+    import_string("tasks.datasets.profile_dataset").delay_on_commit(str(dataset.pk), dataset.generation)
+
+
+# Work --------------------------------------------------------------------------------------------------------------
+
+
+def current(dataset_id: str, generation: int) -> Dataset | None:
+    """The dataset if it still exists and this generation of work is still wanted, else None."""
+    found = Dataset.objects.filter(pk=dataset_id, generation=generation).first()
+    return found if found and found.is_working else None
+
+
+def advance(dataset: Dataset, state: Dataset.State, *, came_from: Iterable[Dataset.State]) -> bool:
+    """Move to a later state; False if someone else did, or the work is no longer wanted."""
+    moved = Dataset.objects.filter(pk=dataset.pk, generation=dataset.generation, state__in=list(came_from)).update(
+        state=state, touched_at=timezone.now()
+    )
+    if moved:
+        dataset.state = state
+    return bool(moved)
+
+
+def fail(dataset: Dataset, problem: str) -> None:
+    """End the work with a message for its owner. What is already ready or failed stays so."""
+    changed = (
+        Dataset.objects.filter(pk=dataset.pk, generation=dataset.generation)
+        .exclude(state__in=[Dataset.State.READY, Dataset.State.FAILED])
+        .update(state=Dataset.State.FAILED, problem=_printable(problem)[:2000], touched_at=timezone.now())
+    )
+    if changed:
+        log.info("dataset_failed", dataset=str(dataset.pk), problem=problem)
+
+
+@transaction.atomic
+def lay_out(dataset: Dataset, layout: dict[str, object], ranges: Iterable[tuple[int, int, int]]) -> bool:
+    """Record how the file is read and the chunks it is worked on in: (start, stop, first line) each."""
+    if not advance(dataset, Dataset.State.PROFILING, came_from=[Dataset.State.SPLITTING]):
+        return False
+    Chunk.objects.filter(dataset=dataset).delete()
+    Chunk.objects.bulk_create(
+        Chunk(dataset=dataset, index=index, start=start, stop=stop, first_line=line)
+        for index, (start, stop, line) in enumerate(ranges)
+    )
+    Dataset.objects.filter(pk=dataset.pk).update(layout=layout)
+    dataset.layout = layout
+    return True
+
+
+def chunk_state(chunk: Chunk, state: Chunk.State, rows: int | None = None) -> None:
+    """Record a chunk's progress, never backwards, and that the dataset is alive."""
+    Chunk.objects.filter(pk=chunk.pk).exclude(state=Chunk.State.DONE).update(state=state, rows=rows)
+    Dataset.objects.filter(pk=chunk.dataset_id).update(touched_at=timezone.now())
+
+
+@transaction.atomic
+def finish_profile(dataset: Dataset, profile: object) -> Report | None:
+    """Record the finished statistics and the report that is to be written; None if someone else did."""
+    if not advance(dataset, Dataset.State.REPORTING, came_from=[Dataset.State.PROFILING]):
+        return None
+    Dataset.objects.filter(pk=dataset.pk).update(profile=profile)
+    Report.objects.filter(dataset=dataset).exclude(generation=dataset.generation).delete()
+    report, _ = Report.objects.get_or_create(dataset=dataset, defaults={"generation": dataset.generation})
+    return report
+
+
+def finish_report(report: Report) -> None:
+    """The report's files are in the bucket: the dataset is ready."""
+    with transaction.atomic():
+        Report.objects.filter(pk=report.pk, built_at=None).update(built_at=timezone.now())
+        advance(report.dataset, Dataset.State.READY, came_from=[Dataset.State.REPORTING])
+
+
+def progress(dataset: Dataset) -> dict[str, int]:
+    """Chunks in all, running and done."""
+    counted = dataset.chunks.aggregate(
+        total=Count("pk"),
+        running=Count("pk", filter=Q(state=Chunk.State.RUNNING)),
+        done=Count("pk", filter=Q(state=Chunk.State.DONE)),
+    )
+    return {name: int(value) for name, value in counted.items()}
+
+
+# Mail --------------------------------------------------------------------------------------------------------------
+
+
+def claim_mail(report: Report) -> bool:
+    """Take the one right to mail this report. False if it was taken before: it may have gone out."""
+    return bool(
+        Report.objects.filter(pk=report.pk, mail_state=Report.MailState.WAITING).update(
+            mail_state=Report.MailState.SENDING, mail_claimed_at=timezone.now()
+        )
+    )
+
+
+def release_mail(report: Report) -> None:
+    """The mail certainly did not go out (SES refused it), so that another try may claim it."""
+    Report.objects.filter(pk=report.pk, mail_state=Report.MailState.SENDING).update(mail_state=Report.MailState.WAITING)
+
+
+def mail_sent(report: Report, recipient: str, message_id: str) -> None:
+    Report.objects.filter(pk=report.pk).update(
+        mail_state=Report.MailState.SENT, mailed_at=timezone.now(), mailed_to=recipient, message_id=message_id
+    )
+
+
+def mail_failed(report: Report, problem: str) -> None:
+    Report.objects.filter(pk=report.pk).exclude(mail_state=Report.MailState.SENT).update(
+        mail_state=Report.MailState.FAILED, mail_problem=_printable(problem)[:2000]
+    )
+
+
+@transaction.atomic
+def mail_again(report: Report) -> None:
+    """The owner asks for another mail of the same report."""
+    Report.objects.filter(pk=report.pk).update(mail_state=Report.MailState.WAITING, mail_problem="")
+    import_string("tasks.emails.send_report").delay_on_commit(report.pk)
+
+
+# Again, away, and the minute's housekeeping ------------------------------------------------------------------------
+
+
+@transaction.atomic
+def restart(dataset: Dataset) -> bool:
+    """Work on the uploaded file again, from the start. False if another restart came first."""
+    restarted = (
+        Dataset.objects.filter(pk=dataset.pk, generation=dataset.generation)
+        .exclude(state=Dataset.State.UPLOADING)
+        .update(
+            state=Dataset.State.QUEUED,
+            problem="",
+            generation=dataset.generation + 1,
+            touched_at=timezone.now(),
+        )
+    )
+    if restarted:
+        Chunk.objects.filter(dataset=dataset).delete()
+        dataset.refresh_from_db()
+        _start(dataset)
+    return bool(restarted)
+
+
+@transaction.atomic
+def delete(dataset: Dataset) -> None:
+    """Remove the records now and the objects right after."""
+    prefixes = list(dataset.prefixes)
+    dataset.delete()
+    import_string("tasks.datasets.delete_objects").delay_on_commit(prefixes)
+
+
+def delete_objects(prefixes: Iterable[str]) -> int:
+    """Remove everything under these prefixes; returns how many objects that were."""
+    return sum(bucket().delete_prefix(prefix) for prefix in prefixes)
+
+
+def housekeeping(now: datetime.datetime, *, resume_all: bool = False) -> dict[str, int]:
+    """What has to be done from time to time: settle uploads that nobody reported, start stalled work again.
+
+    resume_all: start all unfinished work again, for a stack whose queues did not survive.
+    Safe to repeat and to run twice at once.
+    """
+    counts = {"uploads_started": 0, "uploads_expired": 0, "restarted": 0, "given_up": 0, "mails_uncertain": 0}
+    # Old enough that a browser would have reported it: it was closed, or lost its connection.
+    quiet = now - datetime.timedelta(minutes=1)
+    for dataset in Dataset.objects.filter(state=Dataset.State.UPLOADING, created_at__lt=quiet)[:200]:
+        if finish_upload(dataset):
+            counts["uploads_started"] += 1
+        elif dataset.upload_expires_at < now:
+            fail(dataset, "The upload was never finished, and its form has expired. Start a new upload.")
+            counts["uploads_expired"] += 1
+    stalled = Dataset.objects.unfinished()
+    if not resume_all:
+        stalled = stalled.filter(touched_at__lt=now - STALLED_AFTER)
+    for dataset in stalled[:200]:
+        if dataset.generation >= MOST_GENERATIONS and not resume_all:
+            fail(
+                dataset,
+                f"The work stopped {dataset.generation} times without a result. "
+                "Start it again from this page, or tell your operator.",
+            )
+            counts["given_up"] += 1
+        else:
+            counts["restarted"] += restart(dataset)
+    uncertain = Report.objects.filter(mail_state=Report.MailState.SENDING)
+    if not resume_all:
+        uncertain = uncertain.filter(mail_claimed_at__lt=now - STALLED_AFTER)
+    counts["mails_uncertain"] = uncertain.update(
+        mail_state=Report.MailState.FAILED,
+        mail_problem="The worker stopped while it was sending: the mail may have gone out, or not.",
+    )
+    return counts

@@ -1,0 +1,75 @@
+"""Every value that comes from the environment, read once, with its meaning, unit and default.
+
+Nothing else in the project reads os.environ for configuration, except what boto3 reads itself (AWS_*).
+docs/configuration.md lists the same names; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+_env = environ.Env()
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def _required(name: str, meaning: str) -> str:
+    value: str = _env.str(name, default="")
+    if not value:
+        raise ImproperlyConfigured(
+            f"{name} is not set: {meaning}. Set it in the environment; `make up` sets it for a laptop."
+        )
+    return value
+
+
+#: Signs sessions and tokens. No default: whoever knows it can sign in as anybody.
+SECRET_KEY: str = _required("SECRET_KEY", "the key that signs sessions")
+
+#: Tracebacks in the browser. Never on the internet. Default: off.
+DEBUG: bool = _env.bool("DEBUG", default=False)
+
+#: Where the site is reached, scheme included, no slash at the end. Hosts, origins and links in mails follow from it.
+PUBLIC_URL: str = _env.str("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
+
+#: Further host names that the site answers to, comma-separated. Default: none beside PUBLIC_URL's.
+EXTRA_HOSTS: list[str] = _env.list("EXTRA_HOSTS", default=[])
+
+#: The database, as a URL: sqlite:///path or postgres://user:password@host/name. Default: SQLite under .local/.
+DATABASE_URL: str = _env.str("DATABASE_URL", default=f"sqlite:///{BASE_DIR / '.local' / 'db.sqlite3'}")
+
+#: Put before a queue's logical name to make its SQS URL, such as
+#: https://sqs.eu-central-1.amazonaws.com/111122223333/cloudqueue-production-
+QUEUE_URL_PREFIX: str = _env.str("QUEUE_URL_PREFIX", default="")
+
+#: Celery's broker URL. Default: SQS with the process's AWS credentials.
+BROKER_URL: str = _env.str("BROKER_URL", default="sqs://")
+
+#: Celery's result backend. Default: none, which canvas (chords) cannot work without.
+RESULT_BACKEND: str = _env.str("RESULT_BACKEND", default="disabled://")
+
+#: The S3 bucket of uploads, work files and reports.
+FILES_BUCKET: str = _env.str("FILES_BUCKET", default="cloudqueue-files")
+
+#: Bytes, the largest file that may be uploaded. Default: 2 GiB.
+UPLOAD_LIMIT_BYTES: int = _env.int("UPLOAD_LIMIT_BYTES", default=2 << 30)
+
+#: Seconds that an upload form stays valid. Default: an hour.
+UPLOAD_EXPIRES_SECONDS: int = _env.int("UPLOAD_EXPIRES_SECONDS", default=3600)
+
+#: Bytes of a file that one task works on. More means fewer tasks and more memory in each. Default: 8 MiB.
+CHUNK_BYTES: int = _env.int("CHUNK_BYTES", default=8 << 20)
+
+#: Sender of mails; SES must know the address or its domain.
+DEFAULT_FROM_EMAIL: str = _env.str("DEFAULT_FROM_EMAIL", default="Cloudqueue <reports@cloudqueue.local>")
+
+#: Where sent mail can be read (a laptop has such a page). Default: nowhere, and no link is shown.
+MAILBOX_URL: str = _env.str("MAILBOX_URL", default="")
+
+#: "json" for machines, "console" for people. Default: json.
+LOG_FORMAT: str = _env.str("LOG_FORMAT", default="json")
+
+#: Lowest level that is logged. Default: INFO.
+LOG_LEVEL: str = _env.str("LOG_LEVEL", default="INFO")

@@ -1,0 +1,111 @@
+"""The laptop's AWS: moto in one process, behind one port, with the queues and the bucket that the stack needs.
+
+Run by the supervisor and by the tests:
+    python -m serverless.local.cloud --port 0 --origin http://127.0.0.1:8000 --folder .local/cloud
+It prints `ready http://127.0.0.1:PORT` when everything is provisioned, and saves its objects when it is stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+ACCOUNT_ID = "123456789012"
+REGION = "us-east-1"
+ACCESS_KEY_ID = "local"
+SECRET_ACCESS_KEY = "local"  # noqa: S105 - the local cloud's only key; it opens nothing else
+NAMES_ARGUMENTS = {
+    "queue_prefix": "cloudqueue-",
+    "bucket": "cloudqueue-files",
+    "results_table": "cloudqueue-results",
+    "sender": "reports@cloudqueue.local",
+}
+
+
+def environment(endpoint_url: str) -> dict[str, str]:
+    """What a process needs in its environment to use the local cloud through the ordinary code."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint_url,
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        # Nothing of a developer's own AWS set-up may reach the local cloud, or the reverse.
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "QUEUE_URL_PREFIX": f"{endpoint_url}/{ACCOUNT_ID}/{NAMES_ARGUMENTS['queue_prefix']}",
+        "FILES_BUCKET": NAMES_ARGUMENTS["bucket"],
+        "RESULT_BACKEND": f"dynamodb://@{REGION}/{NAMES_ARGUMENTS['results_table']}?ttl_seconds=86400",
+        "DEFAULT_FROM_EMAIL": f"Cloudqueue <{NAMES_ARGUMENTS['sender']}>",
+        "MAILBOX_URL": f"{endpoint_url}/_mail",
+    }
+
+
+def application() -> Any:
+    """The WSGI application: our S3 rules and mailbox pages before moto's dispatcher."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+    from serverless.local import mailbox, moto_patches
+    from serverless.local.s3_front import S3Front
+
+    moto_patches.apply()
+    front = S3Front(DomainDispatcherApplication(create_backend_app), SECRET_ACCESS_KEY)
+
+    def dispatch(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"].startswith(mailbox.PATH):
+            return mailbox.respond(environ, start_response)
+        return front(environ, start_response)
+
+    return dispatch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--origin", action="append", default=[], help="a web origin that may upload; may be repeated")
+    parser.add_argument("--folder", type=Path, help="where objects and mail are kept between runs; none: nowhere")
+    options = parser.parse_args()
+
+    # The rules of each bucket decide about CORS, not a blanket permission.
+    os.environ["MOTO_DISABLE_GLOBAL_CORS"] = "true"
+    from cheroot.wsgi import Server
+
+    from serverless.local import provision, snapshot
+
+    server = Server(("127.0.0.1", options.port), application(), numthreads=32, request_queue_size=128)
+    # A long poll holds a thread for 20 s; these must not keep the process from stopping.
+    server.shutdown_timeout = 1
+    server.prepare()
+    url = f"http://127.0.0.1:{server.bind_addr[1]}"
+    os.environ.update(environment(url))
+    thread = threading.Thread(target=server.serve, daemon=True)
+    thread.start()
+    provision.provision(provision.Names(**NAMES_ARGUMENTS, web_origins=tuple(options.origin)), url)
+    if options.folder:
+        snapshot.restore(options.folder)
+
+    stopped = threading.Event()
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        stopped.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    print(f"ready {url}", flush=True)
+    stopped.wait()
+    if options.folder:
+        snapshot.save(options.folder)
+    # Threads that wait in a long poll would hold an ordinary exit back for up to 20 s; everything is saved.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Creates in the local cloud what Terraform creates on AWS: queues from the topology, bucket, results table, sender.
+
+Safe to repeat: what is there already is brought to the wanted settings.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+
+from tasks.topology import TOPOLOGY, Topology
+
+#: How often SQS hands a message out before it dead-letters it. High: crashes are judged by the worker, not by SQS.
+MAX_RECEIVES = 20
+DEAD_LETTER_RETENTION_SECONDS = 14 * 86400
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the stack's parts are called.
+
+    queue_prefix: put before each queue's logical name.
+    web_origins: origins whose pages may upload straight to the bucket.
+    """
+
+    queue_prefix: str
+    bucket: str
+    results_table: str
+    sender: str
+    web_origins: tuple[str, ...]
+
+
+def provision(names: Names, endpoint_url: str, topology: Topology = TOPOLOGY) -> None:
+    """Bring the cloud at endpoint_url to what the topology says."""
+    session = boto3.session.Session()
+
+    def client(service: Any) -> Any:
+        return session.client(service, endpoint_url=endpoint_url)
+
+    _queues(client("sqs"), names.queue_prefix, topology)
+    _bucket(client("s3"), names)
+    _results_table(client("dynamodb"), names.results_table)
+    client("ses").verify_email_identity(EmailAddress=names.sender)
+
+
+def _queues(sqs: Any, prefix: str, topology: Topology) -> None:
+    for queue in topology.queues.values():
+        dead = _queue(sqs, prefix + queue.dead_letter_name, {"MessageRetentionPeriod": DEAD_LETTER_RETENTION_SECONDS})
+        arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        redrive = {"deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES}
+        _queue(
+            sqs,
+            prefix + queue.name,
+            {
+                "VisibilityTimeout": queue.visibility_timeout_seconds,
+                "MessageRetentionPeriod": queue.retention_days * 86400,
+                "ReceiveMessageWaitTimeSeconds": 20,
+                "RedrivePolicy": json.dumps(redrive),
+            },
+        )
+
+
+def _queue(sqs: Any, name: str, attributes: dict[str, Any]) -> str:
+    texts = {key: str(value) for key, value in attributes.items()}
+    try:
+        url: str = sqs.get_queue_url(QueueName=name)["QueueUrl"]
+    except sqs.exceptions.QueueDoesNotExist:
+        url = sqs.create_queue(QueueName=name, Attributes=texts)["QueueUrl"]
+    else:
+        sqs.set_queue_attributes(QueueUrl=url, Attributes=texts)
+    return url
+
+
+def _bucket(s3: Any, names: Names) -> None:
+    if names.bucket not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:
+        s3.create_bucket(Bucket=names.bucket)
+    rule = {
+        "AllowedOrigins": list(names.web_origins),
+        "AllowedMethods": ["POST"],
+        "AllowedHeaders": ["*"],
+        "ExposeHeaders": ["ETag", "Location"],
+        "MaxAgeSeconds": 3000,
+    }
+    s3.put_bucket_cors(Bucket=names.bucket, CORSConfiguration={"CORSRules": [rule]})
+
+
+def _results_table(dynamodb: Any, table: str) -> None:
+    if table not in dynamodb.list_tables()["TableNames"]:
+        dynamodb.create_table(
+            TableName=table,
+            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        dynamodb.update_time_to_live(TableName=table, TimeToLiveSpecification={"Enabled": True, "AttributeName": "ttl"})

@@ -1,0 +1,79 @@
+"""The Celery app: `celery -A tasks worker`, `from tasks.celery import app`.
+
+Settings come from Django and the topology. Every module of this package, and every installed app's tasks.py, is
+registered: a new file is found without being listed anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "django_app.settings")
+
+from celery import Celery
+from celery.signals import setup_logging
+from django.conf import settings
+from django_structlog.celery.steps import DjangoStructLogInitStep
+from kombu import Queue as KombuQueue
+
+import tasks
+from tasks.topology import TOPOLOGY
+
+_NOT_TASKS = {"celery", "topology", "runtime"}
+
+
+def task_modules() -> list[str]:
+    """This package's modules that hold tasks."""
+    return [f"tasks.{module.name}" for module in pkgutil.iter_modules(tasks.__path__) if module.name not in _NOT_TASKS]
+
+
+def broker_transport_options() -> dict[str, Any]:
+    """Queues are named in advance, so that no List or Create permission is needed."""
+    options: dict[str, Any] = {
+        "predefined_queues": {name: {"url": f"{settings.QUEUE_URL_PREFIX}{name}"} for name in TOPOLOGY.queues},
+        "wait_time_seconds": 20,
+        # With its default of 1 s, kombu waits that long whenever the prefetch window is full.
+        "polling_interval": 0,
+        # The message is the plain JSON envelope; base64 around it would only make it a third larger.
+        "sqs_base64_encoding": False,
+    }
+    return options
+
+
+app = Celery("cloudqueue", amqp="tasks.runtime.routing:AMQP", set_as_current=False)
+app.conf.update(
+    broker_url=settings.BROKER_URL,
+    broker_transport_options=broker_transport_options(),
+    broker_connection_retry_on_startup=True,
+    result_backend=settings.RESULT_BACKEND,
+    result_expires=86400,
+    # JSON only: a message can never run code when it is read.
+    accept_content=["json"],
+    task_serializer="json",
+    result_serializer="json",
+    task_queues=[KombuQueue(name, routing_key=name) for name in TOPOLOGY.queues],
+    task_default_queue=TOPOLOGY.default_queue,
+    task_default_exchange="",
+    task_create_missing_queues=False,
+    # A message is acknowledged when its work is done, so a dead worker's work is done by another.
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_track_started=True,
+    task_send_sent_event=False,
+    worker_send_task_events=False,
+    # SQS has no fanout, so Celery's broadcast remote control cannot work over it.
+    worker_enable_remote_control=False,
+    worker_hijack_root_logger=False,
+    worker_redirect_stdouts=False,
+    timezone="UTC",
+    imports=task_modules(),
+)
+app.autodiscover_tasks()
+app.steps["worker"].add(DjangoStructLogInitStep)
+
+
+@setup_logging.connect
+def _keep_djangos_logging(**_: Any) -> None:
+    """Celery would replace the handlers that settings.py sets up; connecting here is how it is told not to."""

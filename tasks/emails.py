@@ -1,0 +1,96 @@
+"""Mail a report to its owner, at most once by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from anymail.exceptions import AnymailAPIError
+from celery.utils.time import get_exponential_backoff_interval
+from django.conf import settings
+from django.core.mail import EmailMultiAlternatives
+from django.template.loader import render_to_string
+
+from django_app.datasets import services
+from django_app.datasets.models import Report
+from serverless import aws
+from serverless.objects import ObjectMissingError
+from tasks.celery import app
+from tasks.runtime.task import Task
+
+log = structlog.get_logger(__name__)
+
+#: SES takes 40 MB at most; base64 makes an attachment a third larger.
+_LARGEST_ATTACHMENT_BYTES = 20 << 20
+
+
+#: Tries when SES throttles; the pauses between them add up to about twenty minutes.
+_MOST_TRIES = 10
+
+
+@app.task(base=Task, bind=True, max_retries=_MOST_TRIES)
+def send_report(self: Task, report_pk: int) -> str | None:
+    """Send the report with its PDF attached; returns SES's message id, None where there was nothing to send.
+
+    The claim is written before SES is asked. If SES refuses (throttling) the mail certainly did not go out: the claim
+    is given back and the task tries again. If the worker dies in between, nobody knows: the mail is not repeated, and
+    the page offers its owner to send it again.
+    """
+    report = Report.objects.select_related("dataset__owner").filter(pk=report_pk, built_at__isnull=False).first()
+    if report is None:
+        return None
+    recipient = report.dataset.owner.email
+    if not recipient:
+        services.mail_failed(report, "Your account has no e-mail address. Add one, then send the mail again.")
+        return None
+    try:
+        message = _message(report, recipient)
+    except ObjectMissingError as error:
+        services.mail_failed(report, str(error))
+        return None
+    if not services.claim_mail(report):
+        log.info("mail_not_repeated", report=report_pk, state=report.mail_state)
+        return None
+    try:
+        message.send()
+    except AnymailAPIError as error:
+        cause = error.__cause__
+        if not aws.certainly_refused(cause):
+            services.mail_failed(
+                report, "The connection to the mail service broke: the mail may have gone out, or not."
+            )
+            raise
+        again = isinstance(cause, Exception) and aws.is_passing(cause) and self.request.retries < _MOST_TRIES
+        if not again:
+            services.mail_failed(report, f"The mail service refused the mail: {cause}")
+            raise
+        services.release_mail(report)
+        raise self.retry(exc=error, countdown=_pause_seconds(self.request.retries)) from error
+    message_id: str = message.anymail_status.message_id  # type: ignore[attr-defined]
+    services.mail_sent(report, recipient, message_id)
+    return message_id
+
+
+def _message(report: Report, recipient: str) -> EmailMultiAlternatives:
+    dataset = report.dataset
+    context: dict[str, Any] = {
+        "dataset": dataset,
+        "owner": dataset.owner,
+        "link": f"{settings.PUBLIC_URL}{dataset.get_absolute_url()}",
+    }
+    pdf = services.bucket().read(report.pdf_key)
+    context["attached"] = len(pdf) <= _LARGEST_ATTACHMENT_BYTES
+    message = EmailMultiAlternatives(
+        subject=f"Your report on {dataset.name or 'your dataset'}",
+        body=render_to_string("datasets/mail.txt", context),
+        to=[recipient],
+    )
+    message.attach_alternative(render_to_string("datasets/mail.html", context), "text/html")
+    if context["attached"]:
+        message.attach("report.pdf", pdf, "application/pdf")
+    return message
+
+
+def _pause_seconds(tries: int) -> int:
+    seconds: int = get_exponential_backoff_interval(factor=2, retries=tries, maximum=300, full_jitter=True)
+    return max(1, seconds)

@@ -1,0 +1,81 @@
+"""Where a message goes and how long it may run: the topology's rules, applied to every way of sending.
+
+The seam is Celery's documented-by-use `amqp_cls`: `.delay`, `apply_async`, `send_task`, canvas and `shared_task`
+all pass its router and its `send_task_message`, so a wrong queue, priority or limit fails at the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery.app import amqp as celery_amqp
+from celery.app.routes import Router as CeleryRouter
+
+from tasks.topology import TOPOLOGY, TopologyError
+
+
+class Router(CeleryRouter):
+    """Celery's own routing, then `priority=` moves the message among the levels of the queue it was routed to."""
+
+    def route(
+        self,
+        options: dict[str, Any],
+        name: str,
+        args: Any = (),
+        kwargs: Any = None,
+        task_type: Any = None,
+    ) -> dict[str, Any]:
+        asked_for = options.get("queue")
+        if isinstance(asked_for, str):
+            TOPOLOGY.queue(asked_for)
+        route: dict[str, Any] = super().route(options, name, args, kwargs, task_type)
+        queue = route.get("queue")
+        if queue is not None:
+            queue_name = queue if isinstance(queue, str) else queue.name
+            if queue_name in TOPOLOGY.queues:
+                level = TOPOLOGY.queue_at_priority(queue_name, options.get("priority"))
+                route["queue"] = self.queues[level.name]  # type: ignore[attr-defined]
+        return route
+
+
+class AMQP(celery_amqp.AMQP):
+    """Celery's message maker with the topology's router and time limits."""
+
+    def Router(self, queues: Any = None, create_missing: Any = None) -> Router:  # noqa: N802 - Celery's name
+        create = self.app.either("task_create_missing_queues", create_missing)
+        return Router(self.routes, queues or self.queues, create, app=self.app)
+
+    def _create_task_sender(self) -> Callable[..., Any]:
+        send = super()._create_task_sender()  # type: ignore[misc]
+
+        def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
+            queue = options.get("queue")
+            queue_name = queue if isinstance(queue, str) else getattr(queue, "name", None)
+            if queue_name is not None and queue_name in TOPOLOGY.queues:
+                message.headers["timelimit"] = limits_for(name, queue_name, message.headers.get("timelimit"))
+            return send(producer, name, message, **options)
+
+        return send_task_message
+
+
+def limits_for(task: str, queue: str, asked: Any) -> list[float]:
+    """The hard and the soft time limit, in seconds, of a message in that queue.
+
+    asked: [hard, soft] as the message has them, either may be None: then the queue's own.
+    Raises TopologyError where more is asked than the queue allows.
+    """
+    declared = TOPOLOGY.queue(queue)
+    hard, soft = asked or (None, None)
+    for kind, seconds in (("time_limit", hard), ("soft_time_limit", soft)):
+        if seconds is not None and seconds > declared.time_limit_seconds:
+            raise TopologyError(
+                f"task {task}: {kind}={seconds} exceeds time_limit_seconds={declared.time_limit_seconds} "
+                f'of queue "{queue}". '
+                "Send it to a queue with a higher limit, or raise the queue's in tasks/topology.json."
+            )
+    if hard is None:
+        hard = declared.time_limit_seconds
+    if soft is None:
+        soft = min(declared.soft_time_limit_seconds, hard)
+    return [hard, soft]

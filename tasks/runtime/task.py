@@ -1,0 +1,37 @@
+"""The base of our tasks: what goes wrong for a while is tried again, with growing, jittered pauses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from celery.contrib.django.task import DjangoTask
+from django.db import InterfaceError, OperationalError
+
+from serverless import aws
+
+log = structlog.get_logger(__name__)
+
+
+class Task(DjangoTask):
+    """Retries errors of the database and of AWS that pass; all else fails at once.
+
+    Pauses double from a second to five minutes, each drawn at random below that (full jitter).
+    """
+
+    abstract = True
+    max_retries = 8
+    autoretry_for = (OperationalError, InterfaceError, *aws.ERRORS)
+    retry_backoff = True
+    retry_backoff_max = 300
+    retry_jitter = True
+
+    def retry(self, *args: Any, **options: Any) -> Any:
+        """Celery's own, but what AWS refuses for good is not asked again."""
+        error = options.get("exc")
+        if isinstance(error, aws.ERRORS) and not aws.is_passing(error):
+            raise error
+        return super().retry(*args, **options)
+
+    def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        log.error("task_failed", task=self.name, task_id=task_id, error=type(exc).__name__)
