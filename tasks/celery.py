@@ -15,10 +15,10 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "django_app.settings")
 from celery import Celery
 from celery.signals import setup_logging
 from django.conf import settings
-from django_structlog.celery.steps import DjangoStructLogInitStep
 from kombu import Queue as KombuQueue
 
 import tasks
+from tasks.runtime.logs import WorkerLogStep
 from tasks.topology import TOPOLOGY
 
 _NOT_TASKS = {"celery", "topology", "runtime"}
@@ -71,7 +71,7 @@ app.conf.update(
     imports=task_modules(),
 )
 app.autodiscover_tasks()
-app.steps["worker"].add(DjangoStructLogInitStep)
+app.steps["worker"].add(WorkerLogStep)
 
 
 @setup_logging.connect

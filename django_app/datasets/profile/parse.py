@@ -25,15 +25,12 @@ def parse(data: bytes, columns: tuple[str, ...], separator: str, first_line: int
     Raises InputError naming the first line that is wrong.
     """
     names = [str(number) for number in range(len(columns))]
-    if not data.strip(b"\r\n"):
-        # A blank line is no record, but in a file of one column it is an empty field.
-        rows = data.count(b"\n") if len(columns) == 1 else 0
-        return pl.DataFrame({name: [None] * rows for name in names}, schema=dict.fromkeys(names, pl.String))
+    # polars takes the width of a file without a header from its first record, which may be a blank line.
+    header = separator.join(names).encode() + b"\n"
     try:
         frame = pl.read_csv(
-            data,
-            has_header=False,
-            schema=dict.fromkeys(names, pl.String),
+            header + data,
+            infer_schema=False,
             separator=separator,
             null_values=list(limits.NULLS),
         )
@@ -48,7 +45,7 @@ def parse(data: bytes, columns: tuple[str, ...], separator: str, first_line: int
         ) from None
     if len(columns) > 1 and _separators(data, separator) != frame.height * (len(columns) - 1):
         blanks = _blank_records(data, len(columns), separator, first_line)
-        if len(blanks) == 0:
+        if not blanks or blanks[-1] >= frame.height:
             raise InputError(f"Line {first_line} and after: fields do not match the header. Mend the quoting there.")
         keep = np.ones(frame.height, dtype=bool)
         keep[blanks] = False
@@ -88,6 +85,6 @@ def _blank_records(data: bytes, width: int, separator: str, first_line: int) -> 
 
 def _stray_quote(line: int) -> str:
     return (
-        f"Line {line} has a quote in the middle of a field. "
+        f"Line {line} has a quote (or a carriage return) in the middle of a field. "
         'Put the whole field in quotes and write the quote inside twice, such as "5"" pipe".'
     )

@@ -103,12 +103,11 @@ class _Scanner:
         self._scan(piece)
 
     def finish(self) -> Layout:
+        held_back = len(self.decoder.getstate()[0])
+        if held_back:
+            raise _not_utf8(self._fed() - held_back, self._line_at(b"", 0))
         if self.layout is None:
             self._find_header(at_end=True)
-        try:
-            self.decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            raise _not_utf8(self.offset, self.line) from None
         if self.quotes % 2:
             raise InputError(
                 f"Line {self.record_line}: a quoted field is opened and never closed. "
@@ -130,11 +129,12 @@ class _Scanner:
                 f"Line {line}: byte {self._fed() + at} is a NUL character, which no text has. The file is binary, "
                 "or text in UTF-16. Export it as CSV in UTF-8."
             )
+        held_back = len(self.decoder.getstate()[0])  # the start of a character that the last piece cut
         try:
             self.decoder.decode(piece)
         except UnicodeDecodeError as error:
-            at = max(0, error.start)
-            raise _not_utf8(self._fed() + at, self._line_at(piece, at)) from None
+            at = error.start - held_back
+            raise _not_utf8(self._fed() + at, self._line_at(piece, max(at, 0))) from None
 
     def _fed(self) -> int:
         return self.offset + len(self.head) if self.layout is None else self.offset
@@ -217,7 +217,11 @@ def _record_end(data: bytes, start: int) -> int | None:
 def _header(text: str) -> tuple[tuple[str, ...], str]:
     bare = "".join(text.split('"')[::2])  # what stands outside quotes
     separator = max(_SEPARATORS, key=bare.count)
-    names = [name.strip() for name in next(csv.reader(io.StringIO(text), delimiter=separator), [])]
+    try:
+        fields = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True), [])
+    except csv.Error:
+        raise InputError("Line 1: the header cannot be read. Mend its quotes and line ends.") from None
+    names = [name.strip() for name in fields]
     if len(names) > limits.MOST_COLUMNS:
         raise InputError(
             f"The file has {len(names):,} columns; at most {limits.MOST_COLUMNS:,} are read. "
