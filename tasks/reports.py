@@ -24,9 +24,10 @@ def build_report(self: Task, dataset_id: str, generation: int) -> None:
     report = Report.objects.get(dataset=dataset, generation=generation)
     content = document.Document.of(dataset)
     bucket = services.bucket()
-    page = render_to_string("datasets/report_document.html", {"document": content, "charts": charts.as_svg(content)})
+    drawn = charts.draw(content)
+    page = render_to_string("datasets/report_document.html", {"document": content, "charts": drawn})
     bucket.write(report.html_key, page.encode(), content_type="text/html; charset=utf-8")
-    bucket.write(report.pdf_key, pdf.render(content, charts.as_png(content)), content_type="application/pdf")
+    bucket.write(report.pdf_key, pdf.render(content, drawn), content_type="application/pdf")
     services.finish_report(report)
     bucket.delete_prefix(dataset.work_prefix)
     if not type(dataset).objects.filter(pk=dataset.pk).exists():

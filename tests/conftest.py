@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def _cloud(folder: Path, origin: str) -> Iterator[str]:
+@contextmanager
+def run_cloud(folder: Path, origin: str) -> Iterator[str]:
+    """A local cloud while the block runs; its address."""
     command = [sys.executable, "-m", "serverless.local.cloud", "--origin", origin, "--folder", str(folder)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
@@ -40,7 +43,8 @@ def _cloud(folder: Path, origin: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def cloud_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a local cloud of this test process's own."""
-    yield from _cloud(tmp_path_factory.mktemp("cloud"), "http://testserver")
+    with run_cloud(tmp_path_factory.mktemp("cloud"), "http://testserver") as url:
+        yield url
 
 
 @pytest.fixture
@@ -90,13 +94,19 @@ def stack(tmp_path_factory: pytest.TempPathFactory, stack_database_url: str) -> 
         made.stop()
 
 
+@pytest.fixture(scope="session")
+def demo_login(stack: Stack) -> tuple[str, str]:
+    """Name and password of the stack's demo user."""
+    return stack.demo_login()
+
+
 @pytest.fixture
-def visitor(stack: Stack) -> Iterator[Visitor]:
+def visitor(stack: Stack, demo_login: tuple[str, str]) -> Iterator[Visitor]:
     """The demo user's session at the stack's site."""
     from serverless.local.visitor import Visitor
 
     with Visitor(stack.url) as made:
-        made.sign_in(*stack.demo_login())
+        made.sign_in(*demo_login)
         yield made
 
 

@@ -1,4 +1,4 @@
-"""The report's charts, drawn once as figures: SVG for the page, PNG for the PDF."""
+"""The report's charts, each drawn once and written twice: SVG for the page, PNG for the PDF."""
 
 from __future__ import annotations
 
@@ -43,41 +43,42 @@ class Chart:
 
     title: str
     text: str
-    data: bytes
+    svg: bytes
+    png: bytes
     width: float
     height: float
 
     @property
     def data_url(self) -> str:
         """For an <img>, in which an SVG can neither run scripts nor load anything."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self.data).decode()
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
 
 
-def as_svg(document: Document) -> list[Chart]:
-    return list(_render(document, "svg"))
+def draw(document: Document) -> list[Chart]:
+    """Every chart that the figures allow: none of missing values where none are missing, and so on."""
+    return list(_drawn(document))
 
 
-def as_png(document: Document) -> list[Chart]:
-    return list(_render(document, "png"))
-
-
-def _render(document: Document, form: str) -> Iterator[Chart]:
+def _drawn(document: Document) -> Iterator[Chart]:
     drawings: tuple[Callable[[Document], tuple[str, str, Figure] | None], ...] = (
         _missing,
         _timeline,
         _distributions,
         _correlations,
     )
-    for draw in drawings:
+    for drawing in drawings:
         with rc_context(_STYLE):
-            drawn = draw(document)
+            drawn = drawing(document)
             if drawn is None:
                 continue
             title, text, figure = drawn
-            file = io.BytesIO()
-            figure.savefig(file, format=form, dpi=_PNG_DPI, metadata={"Date": None} if form == "svg" else None)
+            svg, png = io.BytesIO(), io.BytesIO()
+            figure.savefig(png, format="png", dpi=_PNG_DPI)
+            # The layout was found for the first; finding it again takes as long as drawing.
+            figure.set_layout_engine("none")
+            figure.savefig(svg, format="svg", metadata={"Date": None})
             width, height = figure.get_size_inches()
-            yield Chart(title, text, file.getvalue(), float(width), float(height))
+            yield Chart(title, text, svg.getvalue(), png.getvalue(), float(width), float(height))
 
 
 def _missing(document: Document) -> tuple[str, str, Figure] | None:

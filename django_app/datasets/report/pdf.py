@@ -29,7 +29,7 @@ _FONT, _BOLD = "DejaVu", "DejaVu-Bold"
 
 
 def render(document: Document, charts: list[Chart]) -> bytes:
-    """The whole report. charts: as PNG."""
+    """The whole report."""
     _register_fonts()
     file = io.BytesIO()
     template = SimpleDocTemplate(
@@ -57,7 +57,7 @@ def render(document: Document, charts: list[Chart]) -> bytes:
     story.append(PageBreak())
     for chart in charts:
         scale = min(1.0, template.width / (chart.width * inch), (template.height - 30 * mm) / (chart.height * inch))
-        image = Image(io.BytesIO(chart.data), chart.width * inch * scale, chart.height * inch * scale)
+        image = Image(io.BytesIO(chart.png), chart.width * inch * scale, chart.height * inch * scale)
         story.append(
             KeepTogether(
                 [Paragraph(chart.title, heading), Paragraph(escape(chart.text), body), image, Spacer(1, 6 * mm)]
