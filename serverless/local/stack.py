@@ -110,7 +110,7 @@ class Stack:
 
     def demo_login(self) -> tuple[str, str]:
         """Name and password of the demo user, made on the first start; the password is random and kept in folder."""
-        password = self._secret("demo-password", 9)
+        password = self._secret("demo-password", 6)
         self.manage("demo_user", "demo", password)
         return "demo", password
 
@@ -175,7 +175,8 @@ class Stack:
         if not file.exists():
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w") as handle:
-                handle.write(secrets.token_urlsafe(size))
+                # Hexadecimal: a text that starts with a hyphen would be taken for an option.
+                handle.write(secrets.token_hex(size))
         return file.read_text()
 
 

@@ -1,0 +1,174 @@
+"""The rules of a dataset's life, against a real database and the local cloud."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+
+import httpx
+import pytest
+from celery.signals import before_task_publish
+from django.contrib.auth.models import User
+from django.db import connection, transaction
+from django.utils import timezone
+
+from django_app.datasets import services
+from django_app.datasets.models import Dataset, Report
+
+pytestmark = pytest.mark.django_db(transaction=True)
+STATE = Dataset.State
+
+
+@pytest.fixture
+def enqueued():
+    """Names and arguments of the tasks that were published."""
+    found = []
+
+    def keep(sender, body, **_):
+        found.append((sender, body[0]))
+
+    before_task_publish.connect(keep)
+    yield found
+    before_task_publish.disconnect(keep)
+
+
+@pytest.fixture
+def owner() -> User:
+    return User.objects.create(username="ada", email="ada@example.com")
+
+
+def dataset(owner: User, **fields) -> Dataset:
+    values = {"state": STATE.QUEUED, "generation": 1, "upload_expires_at": timezone.now(), **fields}
+    return Dataset.objects.create(owner=owner, **values)
+
+
+def upload(made: Dataset, content: bytes = b"a,b\n1,2\n", name: str = "sales.csv") -> None:
+    form = services.upload_form(made, redirect_url=None)
+    httpx.post(form.url, data=dict(form.fields), files={"file": (name, content)}).raise_for_status()
+
+
+def test_an_upload_that_arrived_starts_the_work_once(cloud, owner, enqueued):
+    made = services.create(owner)
+    assert not services.finish_upload(made)
+    upload(made, name="C:\\data\\sales\u202e.csv")
+    assert services.finish_upload(made)
+    assert services.finish_upload(made)
+    made.refresh_from_db()
+    assert (made.state, made.name, made.size_bytes, made.generation) == ("queued", "sales.csv", 8, 1)
+    assert enqueued == [("tasks.datasets.profile_dataset", (str(made.pk), 1))]
+
+
+def test_two_requests_at_once_start_the_work_once(cloud, owner, enqueued):
+    made = services.create(owner)
+    upload(made)
+    barrier = threading.Barrier(4)
+
+    def finish() -> None:
+        barrier.wait()
+        services.finish_upload(Dataset.objects.get(pk=made.pk))
+        connection.close()
+
+    threads = [threading.Thread(target=finish) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(enqueued) == 1
+
+
+def test_a_rolled_back_start_enqueues_nothing(cloud, owner, enqueued):
+    made = services.create(owner)
+    upload(made)
+
+    with transaction.atomic():
+        services.finish_upload(made)
+        transaction.set_rollback(True)
+    made.refresh_from_db()
+    assert made.state == "uploading"
+    assert enqueued == []
+
+
+def test_work_of_an_earlier_generation_has_no_say(owner):
+    made = dataset(owner)
+    stale = services.current(str(made.pk), 1)
+    assert services.restart(made)
+    assert services.current(str(made.pk), 1) is None
+    services.fail(stale, "from the past")
+    assert not services.advance(stale, STATE.SPLITTING, came_from=[STATE.QUEUED])
+    made.refresh_from_db()
+    assert (made.state, made.problem, made.generation) == ("queued", "", 2)
+
+
+def test_two_restarts_at_once_are_one(owner, enqueued):
+    made = dataset(owner, state=STATE.FAILED)
+    again = Dataset.objects.get(pk=made.pk)
+    assert services.restart(made)
+    assert not services.restart(again)
+    assert len(enqueued) == 1
+
+
+@pytest.mark.parametrize("state", [STATE.READY, STATE.FAILED])
+def test_what_has_ended_does_not_fail_any_more(owner, state):
+    made = dataset(owner, state=state, problem="before")
+    services.fail(made, "after")
+    made.refresh_from_db()
+    assert (made.state, made.problem) == (state, "before")
+
+
+def test_housekeeping_starts_an_upload_that_nobody_reported(cloud, owner, enqueued):
+    made = services.create(owner)
+    upload(made)
+    later = timezone.now() + datetime.timedelta(minutes=2)
+    assert services.housekeeping(later)["uploads_started"] == 1
+    assert services.housekeeping(later)["uploads_started"] == 0
+    assert len(enqueued) == 1
+
+
+def test_housekeeping_leaves_an_upload_alone_while_its_browser_may_report_it(cloud, owner, enqueued):
+    upload(services.create(owner))
+    assert services.housekeeping(timezone.now())["uploads_started"] == 0
+    assert enqueued == []
+
+
+def test_an_upload_that_is_never_finished_says_so(cloud, owner):
+    made = services.create(owner)
+    assert services.housekeeping(made.upload_expires_at - datetime.timedelta(seconds=1))["uploads_expired"] == 0
+    assert services.housekeeping(made.upload_expires_at + datetime.timedelta(seconds=1))["uploads_expired"] == 1
+    made.refresh_from_db()
+    assert made.problem == "The upload was never finished, and its form has expired. Start a new upload."
+
+
+def test_stalled_work_is_started_again_and_given_up_in_the_end(owner, enqueued):
+    made = dataset(owner, state=STATE.PROFILING)
+    now = timezone.now()
+    assert services.housekeeping(now)["restarted"] == 0
+    for wanted in ({"restarted": 1}, {"restarted": 1}, {"given_up": 1}):
+        now += services.STALLED_AFTER * 2
+        counts = services.housekeeping(now)
+        assert wanted.items() <= counts.items()
+    made.refresh_from_db()
+    assert made.state == "failed"
+    assert made.problem.startswith("The work stopped 3 times without a result.")
+    assert len(enqueued) == 2
+
+
+def test_a_stack_that_starts_anew_resumes_all_unfinished_work(owner, enqueued):
+    for state in STATE:
+        dataset(owner, state=state, upload_expires_at=timezone.now() + datetime.timedelta(hours=1))
+    assert services.housekeeping(timezone.now(), resume_all=True)["restarted"] == 4
+
+
+def test_a_mail_that_was_never_confirmed_is_said_to_be_uncertain(owner):
+    report = Report.objects.create(dataset=dataset(owner, state=STATE.READY), generation=1)
+    assert services.claim_mail(report)
+    assert services.housekeeping(timezone.now())["mails_uncertain"] == 0
+    assert services.housekeeping(timezone.now() + services.STALLED_AFTER * 2)["mails_uncertain"] == 1
+    report.refresh_from_db()
+    assert (report.mail_state, "may have gone out, or not" in report.mail_problem) == ("failed", True)
+
+
+def test_a_message_to_the_owner_has_no_control_characters(owner):
+    made = dataset(owner)
+    services.fail(made, "bad \x00\x1b[31m cell")
+    made.refresh_from_db()
+    assert made.problem == "bad [31m cell"
