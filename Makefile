@@ -22,7 +22,7 @@ demo: setup ## Run the main job on 336,776 flights without a browser
 	@exec $(BIN)/python -m serverless.local.demo
 
 test: setup ## Run the tests that need nothing but pip
-	@$(BIN)/python -m pytest -n auto tests
+	@$(BIN)/python -m pytest -n auto --dist loadfile tests
 
 check: setup ## Lint, types, architecture
 	$(BIN)/ruff format --check .

@@ -19,7 +19,8 @@ DEBUG = env.DEBUG
 PUBLIC_URL = env.PUBLIC_URL
 _public = urlsplit(PUBLIC_URL)
 _https = _public.scheme == "https"
-ALLOWED_HOSTS = [_public.hostname or "", *env.EXTRA_HOSTS]
+EXTRA_HOSTS = env.EXTRA_HOSTS
+ALLOWED_HOSTS = [_public.hostname or "", *EXTRA_HOSTS]
 
 INSTALLED_APPS = [
     "django_app.apps.CloudqueueConfig",

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import Count, Q
+from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
@@ -64,8 +65,8 @@ def finish_upload(dataset: Dataset) -> bool:
         return False
     if info.size_bytes > settings.UPLOAD_LIMIT_BYTES:
         # S3 keeps the policy's range; this holds for whoever reaches the bucket in another way.
-        limit = settings.UPLOAD_LIMIT_BYTES
-        fail(dataset, f"The file has {info.size_bytes:,} bytes; at most {limit:,} are taken. Upload a smaller file.")
+        size, limit = filesizeformat(info.size_bytes), filesizeformat(settings.UPLOAD_LIMIT_BYTES)
+        fail(dataset, f"The file has {size}; at most {limit} are taken. Upload a smaller file.")
         return True
     with transaction.atomic():
         started = Dataset.objects.filter(pk=dataset.pk, state=Dataset.State.UPLOADING).update(

@@ -60,11 +60,10 @@ def detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     context = _context(dataset)
     if dataset.state != Dataset.State.UPLOADING:
         return render(request, "datasets/detail.html", context)
-    finished = settings.PUBLIC_URL + reverse("datasets:uploaded", args=[dataset.pk])
-    context["form"] = services.upload_form(dataset, redirect_url=finished)
+    context["finished_url"] = reverse("datasets:uploaded", args=[dataset.pk])
+    context["form"] = services.upload_form(dataset, redirect_url=_visited_url(request) + context["finished_url"])
     context["script_form"] = services.upload_form(dataset, redirect_url=None)
     context["limit_bytes"] = settings.UPLOAD_LIMIT_BYTES
-    context["finished_url"] = reverse("datasets:uploaded", args=[dataset.pk])
     address = urlsplit(context["form"].url)
     bucket = f"{address.scheme}://{address.netloc}"
 
@@ -73,6 +72,12 @@ def detail(request: HttpRequest, pk: UUID) -> HttpResponse:
         return render(request, "datasets/upload.html", context)
 
     return cast(HttpResponse, page(request))
+
+
+def _visited_url(request: HttpRequest) -> str:
+    """PUBLIC_URL, or the extra host that was visited: session and form-action know no other than that."""
+    host = request.get_host().partition(":")[0]
+    return request.build_absolute_uri("/").rstrip("/") if host in settings.EXTRA_HOSTS else settings.PUBLIC_URL
 
 
 @require_GET

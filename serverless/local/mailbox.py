@@ -49,6 +49,9 @@ def respond(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
     if part in ("text", "html"):
         body = mail.get_body((part if part == "html" else "plain",))
         content = body.get_content() if body else "(no such part)"
+        if part == "html":
+            # Links open outside the frame, which no site would let itself be shown in.
+            content += '<base target="_blank">'
         kind = "text/html" if part == "html" else "text/plain"
         return _answer(start_response, content.encode(), f"{kind}; charset=utf-8")
     attachments = list(mail.iter_attachments())
@@ -82,7 +85,8 @@ def _mail_page(number: int, mail: email.message.EmailMessage) -> bytes:
         f"<table>{fields}</table>"
         f'<p><a href="{PATH}/{number}/text">text</a> <a href="{PATH}/{number}/raw">raw</a></p>'
         f"<h2>Attachments</h2><ul>{attachments or '<li>None</li>'}</ul>"
-        f'<iframe sandbox src="{PATH}/{number}/html" title="HTML part"></iframe>'
+        '<iframe sandbox="allow-popups allow-popups-to-escape-sandbox" title="HTML part" '
+        f'src="{PATH}/{number}/html"></iframe>'
         f'<p><a href="{PATH}">All mail</a></p>',
     )
 

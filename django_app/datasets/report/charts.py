@@ -144,7 +144,7 @@ def _histogram(axes: Axes, column: ColumnDict) -> None:
     if len(lows) == 1:
         lows, widths = [lows[0] - 0.5], [1.0]
     axes.bar(lows, [bar[2] for bar in column["bars"]], widths, align="edge", color=_ACCENT)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=column["kind"] == "integer"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(float(value))))
     axes.yaxis.set_major_locator(MaxNLocator(3))
     _thousands(axes)
@@ -163,7 +163,12 @@ def _correlations(document: Document) -> tuple[str, str, Figure] | None:
     found = document.profile["correlations"]
     if found is None:
         return None
-    names, r = found["columns"], found["r"]
+    # A column that never varies relates to nothing.
+    kept = [at for at, row in enumerate(found["r"]) if any(value is not None for value in row)]
+    if len(kept) < 2:
+        return None
+    names = [found["columns"][at] for at in kept]
+    r = [[found["r"][i][j] for j in kept] for i in kept]
     size = 0.9 + 0.36 * len(names)
     figure = Figure(figsize=(min(_WIDTH, size + 1.2), size), layout="constrained")
     axes = figure.subplots()

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
+from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 
 from django_app.datasets.models import Dataset
@@ -53,7 +54,7 @@ class Document:
         facts = (
             ("Rows", f"{profile['rows']:,}"),
             ("Columns", f"{len(columns):,}"),
-            ("Size", _size(dataset.size_bytes or 0)),
+            ("Size", filesizeformat(dataset.size_bytes or 0)),
             ("Missing values", f"{missing:,} ({missing / max(cells, 1):.2%})"),
         )
         title = dataset.name or "Unnamed dataset"
@@ -62,7 +63,9 @@ class Document:
     @property
     def drawn(self) -> list[ColumnDict]:
         """The columns whose distribution is drawn."""
-        return [column for column in self.profile["columns"] if column["bars"] or column["top"]][:MOST_DRAWN]
+        timeline = self.profile["timeline"] or {}
+        columns = [column for column in self.profile["columns"] if column["name"] != timeline.get("column")]
+        return [column for column in columns if column["bars"] or column["top"]][:MOST_DRAWN]
 
 
 def _row(column: ColumnDict) -> Row:
@@ -99,18 +102,9 @@ def shown(value: Any) -> str:
         if value == math.trunc(value) and abs(value) < 1e15:
             # A year or a clock time written 2,013 would be misread.
             return f"{int(value)}" if abs(value) < 10_000 else f"{int(value):,}"
-        return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:.4e}"
+        return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.4e}"
     return shortened(str(value))
 
 
 def shortened(text: str) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
-
-
-def _size(size_bytes: int) -> str:
-    size = float(size_bytes)
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} GiB"
