@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 
 import polars as pl
@@ -170,6 +171,13 @@ def test_moments_merge_to_those_of_the_whole_for_any_chunks(values, offset, chun
     written = [None if value is None else value + offset for value in values]
     data = b"x,y\n" + b"".join(b",1\n" if value is None else b"%r,1\n" % value for value in written)
     check_against(profile(data, chunk_bytes), truth(data))
+
+
+@pytest.mark.parametrize("rows", [["1e300", "-1e300"], ["1.7e308", "-1.7e308"], ["1e300"] * 3, ["1e-320", "2"]])
+def test_numbers_beyond_all_measure_leave_a_profile_that_is_valid_json(rows):
+    found = profile(("x,y\n" + "".join(f"{row},{n}\n" for n, row in enumerate(rows))).encode(), 12)
+    json.dumps(found, allow_nan=False)
+    assert found["columns"][0]["kind"] == "number"
 
 
 def test_a_column_is_what_all_its_chunks_say():

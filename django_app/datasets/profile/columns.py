@@ -38,10 +38,11 @@ class Moments:
         count = int(counts.sum())
         if not count:
             return cls()
-        # Relative to one value, so that a large common offset costs no digits.
-        shifted = values - values[0]
-        mean = float(np.dot(shifted, counts) / count)
-        squares = float(np.dot((shifted - mean) ** 2, counts))
+        # Relative to one value, so that a large common offset costs no digits. Beyond 1e154 squares overflow.
+        with np.errstate(over="ignore", invalid="ignore"):
+            shifted = values - values[0]
+            mean = float(np.dot(shifted, counts) / count)
+            squares = float(np.dot((shifted - mean) ** 2, counts))
         return cls(count, float(values[0]) + mean, squares)
 
     def merge(self, other: Moments) -> None:

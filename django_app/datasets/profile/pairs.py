@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,34 +40,35 @@ class Pairs:
         seen = present.sum(axis=0)
         # Relative to each column's own mean, so that large offsets cost no digits.
         offset = np.where(present, numbers, 0.0).sum(axis=0) / np.maximum(seen, 1)
-        near = np.where(present, numbers - offset, 0.0)
         there = present.astype(float)
         count = there.T @ there
-        sums = near.T @ there
         safe = np.maximum(count, 1)
-        return cls(
-            columns,
-            count,
-            offset[:, None] + sums / safe,
-            (near**2).T @ there - sums**2 / safe,
-            near.T @ near - sums * sums.T / safe,
-        )
+        # Beyond 1e154 squares overflow; such a pair has no correlation that could be told.
+        with np.errstate(over="ignore", invalid="ignore"):
+            near = np.where(present, numbers - offset, 0.0)
+            sums = near.T @ there
+            squares = (near**2).T @ there - sums**2 / safe
+            product = near.T @ near - sums * sums.T / safe
+        return cls(columns, count, offset[:, None] + sums / safe, squares, product)
 
     def merge(self, other: Pairs) -> None:
         count = self.count + other.count
         weight = self.count * other.count / np.maximum(count, 1)
         difference = other.mean - self.mean
-        self.squares += other.squares + difference**2 * weight
-        self.product += other.product + difference * difference.T * weight
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.squares += other.squares + difference**2 * weight
+            self.product += other.product + difference * difference.T * weight
         self.mean += difference * other.count / np.maximum(count, 1)
         self.count = count
 
     def correlation(self, first: int, second: int) -> float | None:
         """Pearson's r of two columns by position in `columns`; None below two rows or where one does not vary."""
-        spread = self.squares[first, second] * self.squares[second, first]
-        if self.count[first, second] < 2 or not spread > 0:
+        # The roots first: the product of two large sums would overflow.
+        spread = math.sqrt(max(self.squares[first, second], 0)) * math.sqrt(max(self.squares[second, first], 0))
+        if self.count[first, second] < 2 or not 0 < spread < math.inf:
             return None
-        return float(np.clip(self.product[first, second] / np.sqrt(spread), -1, 1))
+        r = self.product[first, second] / spread
+        return float(np.clip(r, -1, 1)) if math.isfinite(r) else None
 
     def as_json(self) -> dict[str, Any]:
         arrays = {name: getattr(self, name).tolist() for name in ("count", "mean", "squares", "product")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -183,8 +184,8 @@ def _column(name: str, column: Column) -> ColumnDict:
         "nulls": column.nulls,
         "minimum": minimum,
         "maximum": maximum,
-        "mean": column.moments.mean if numeric else None,
-        "deviation": column.moments.deviation if numeric else None,
+        "mean": _finite(column.moments.mean) if numeric else None,
+        "deviation": _finite(column.moments.deviation) if numeric else None,
         "distinct": seen.get_estimate() if column.count else 0,
         "distinct_low": seen.get_lower_bound(3) if column.count else 0,
         "distinct_high": seen.get_upper_bound(3) if column.count else 0,
@@ -194,6 +195,11 @@ def _column(name: str, column: Column) -> ColumnDict:
         "top": [item[:2] for item in top],
         "top_error": max((high - low for _, _, low, high in top), default=0),
     }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has neither infinity nor NaN, which sums of very large numbers end in."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _quantiles(column: Column) -> dict[str, float]:
@@ -206,7 +212,7 @@ def _bars(column: Column) -> list[list[float]]:
     low, high = column.least_number, column.most_number
     if low is None or high is None:
         return []
-    if low == high:
+    if low == high or not math.isfinite(high - low):
         return [[low, high, column.numbers]]
     edges = np.linspace(low, high, _BARS + 1)
     inner = edges[1:-1]

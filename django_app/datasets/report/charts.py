@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,8 @@ _STYLE: Any = {
     # The same figures give the same bytes.
     "svg.hashsalt": "cloudqueue",
 }
+# A character that the font lacks is drawn as a box: not worth a line in the log for each.
+warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
 _WIDTH = 7.2  # inches
 _PNG_DPI = 150
 

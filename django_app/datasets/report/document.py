@@ -99,7 +99,7 @@ def shown(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        if value == math.trunc(value) and abs(value) < 1e15:
+        if abs(value) < 1e15 and value == math.trunc(value):
             # A year or a clock time written 2,013 would be misread.
             return f"{int(value)}" if abs(value) < 10_000 else f"{int(value):,}"
         return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.4e}"
