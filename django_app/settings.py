@@ -150,6 +150,12 @@ FILES_BUCKET = env.FILES_BUCKET
 UPLOAD_LIMIT_BYTES = env.UPLOAD_LIMIT_BYTES
 UPLOAD_EXPIRES_SECONDS = env.UPLOAD_EXPIRES_SECONDS
 CHUNK_BYTES = env.CHUNK_BYTES
+#: What services.py starts in the background, by dotted path: tasks stand on a floor above it.
+DATASET_TASKS = {
+    "profile": "tasks.datasets.profile_dataset",
+    "delete_objects": "tasks.datasets.delete_objects",
+    "mail": "tasks.emails.send_report",
+}
 
 # Mail --------------------------------------------------------------------------------------------------------------
 

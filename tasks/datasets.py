@@ -24,6 +24,7 @@ from tasks.reports import build_report
 from tasks.runtime.task import Task
 
 _SAMPLE_BYTES = 256 << 10
+_MOST_WAITS = 20
 _GONE = "The uploaded file is gone from storage. Upload it again."
 
 
@@ -116,7 +117,7 @@ def profile_chunk(self: Task, dataset_id: str, generation: int, index: int) -> i
     return summary.rows
 
 
-@app.task(base=DatasetTask, bind=True, queue="datasets", max_retries=20)
+@app.task(base=DatasetTask, bind=True, queue="datasets", max_retries=_MOST_WAITS)
 def merge_profile(self: Task, dataset_id: str, generation: int) -> None:
     """Merge the chunks' summaries, in the order of the file, and have the report written."""
     from django_app.datasets.profile.summary import Summary
@@ -131,6 +132,9 @@ def merge_profile(self: Task, dataset_id: str, generation: int) -> None:
     chunks = list(dataset.chunks.all())
     if not all(chunk.state == Chunk.State.DONE for chunk in chunks):
         # A chord that counted a repeated delivery twice calls early; the chunks' own records are the truth.
+        if self.request.retries >= _MOST_WAITS:
+            # A later delivery of the same step is on its way; if none is, the housekeeping starts the work again.
+            return
         raise self.retry(countdown=3)
     layout = dataset.layout
     whole = Summary.none(len(layout["columns"]), tuple(layout["related"]))

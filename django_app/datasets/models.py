@@ -24,6 +24,7 @@ class Dataset(models.Model):
     """One CSV file and what was found in it.
 
     generation: counts the times that work on it was started; work of an earlier generation has no say any more.
+    stalls: how often work that was begun stopped without a result since a person last started it.
     problem: why it failed, in words for its owner; "" unless the state is failed.
     layout: how the file is read: {"columns": names, "separator": character, "related": column positions}.
     profile: the finished statistics as JSON, see profile.summary.ProfileDict; None until they are complete.
@@ -47,6 +48,7 @@ class Dataset(models.Model):
     state = models.CharField(max_length=16, choices=State, default=State.UPLOADING)
     problem = models.TextField(blank=True)
     generation = models.PositiveIntegerField(default=0)
+    stalls = models.PositiveIntegerField(default=0)
     size_bytes = models.BigIntegerField(null=True)
     etag = models.CharField(max_length=80, blank=True)
     layout = models.JSONField(null=True)

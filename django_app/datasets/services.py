@@ -22,10 +22,13 @@ from serverless.objects import Bucket, ObjectInfo, ObjectMissingError, Presigned
 
 log = structlog.get_logger(__name__)
 
-#: Work that showed no progress for so long is started again: well over the hard time limit of the datasets queue.
-STALLED_AFTER = datetime.timedelta(minutes=40)
+#: A dataset that nobody began to work on for so long is enqueued again: its message may never have been published.
+#: If it only waits behind others, the second message is the one that counts.
+UNBEGUN_AFTER = datetime.timedelta(minutes=40)
+#: Work that was begun and showed no progress for so long is started again: far longer than SQS hides a message.
+STALLED_AFTER = datetime.timedelta(hours=6)
 #: How often stalled work is started again before it counts as failed.
-MOST_GENERATIONS = 3
+MOST_STALLS = 3
 
 
 def bucket() -> Bucket:
@@ -94,8 +97,12 @@ def _printable(text: str) -> str:
 
 
 def _start(dataset: Dataset) -> None:
-    """Enqueue the work after the commit. By dotted path: tasks stand on a floor above."""
-    import_string("tasks.datasets.profile_dataset").delay_on_commit(str(dataset.pk), dataset.generation)
+    _enqueue("profile", str(dataset.pk), dataset.generation)
+
+
+def _enqueue(name: str, *arguments: object) -> None:
+    """Enqueue one of settings.DATASET_TASKS after the commit."""
+    import_string(settings.DATASET_TASKS[name]).delay_on_commit(*arguments)
 
 
 # Work --------------------------------------------------------------------------------------------------------------
@@ -210,15 +217,18 @@ def mail_failed(report: Report, problem: str) -> None:
 def mail_again(report: Report) -> None:
     """The owner asks for another mail of the same report."""
     Report.objects.filter(pk=report.pk).update(mail_state=Report.MailState.WAITING, mail_problem="")
-    import_string("tasks.emails.send_report").delay_on_commit(report.pk)
+    _enqueue("mail", report.pk)
 
 
 # Again, away, and the minute's housekeeping ------------------------------------------------------------------------
 
 
 @transaction.atomic
-def restart(dataset: Dataset) -> bool:
-    """Work on the uploaded file again, from the start. False if another restart came first."""
+def restart(dataset: Dataset, *, stalls: int = 0) -> bool:
+    """Work on the uploaded file again, from the start. False if another restart came first.
+
+    stalls: how often the work has stalled so far; a person who starts it again begins at 0.
+    """
     restarted = (
         Dataset.objects.filter(pk=dataset.pk, generation=dataset.generation)
         .exclude(state=Dataset.State.UPLOADING)
@@ -226,6 +236,7 @@ def restart(dataset: Dataset) -> bool:
             state=Dataset.State.QUEUED,
             problem="",
             generation=dataset.generation + 1,
+            stalls=stalls,
             touched_at=timezone.now(),
         )
     )
@@ -241,7 +252,7 @@ def delete(dataset: Dataset) -> None:
     """Remove the records now and the objects right after."""
     prefixes = list(dataset.prefixes)
     dataset.delete()
-    import_string("tasks.datasets.delete_objects").delay_on_commit(prefixes)
+    _enqueue("delete_objects", prefixes)
 
 
 def delete_objects(prefixes: Iterable[str]) -> int:
@@ -266,17 +277,20 @@ def housekeeping(now: datetime.datetime, *, resume_all: bool = False) -> dict[st
             counts["uploads_expired"] += 1
     stalled = Dataset.objects.unfinished()
     if not resume_all:
-        stalled = stalled.filter(touched_at__lt=now - STALLED_AFTER)
+        unbegun = Q(state=Dataset.State.QUEUED, touched_at__lt=now - UNBEGUN_AFTER)
+        stalled = stalled.filter(unbegun | Q(touched_at__lt=now - STALLED_AFTER))
     for dataset in stalled[:200]:
-        if dataset.generation >= MOST_GENERATIONS and not resume_all:
+        begun = dataset.state != Dataset.State.QUEUED
+        stalls = dataset.stalls + (begun and not resume_all)
+        if stalls >= MOST_STALLS:
             fail(
                 dataset,
-                f"The work stopped {dataset.generation} times without a result. "
+                f"The work stopped {stalls} times without a result. "
                 "Start it again from this page, or tell your operator.",
             )
             counts["given_up"] += 1
         else:
-            counts["restarted"] += restart(dataset)
+            counts["restarted"] += restart(dataset, stalls=stalls)
     uncertain = Report.objects.filter(mail_state=Report.MailState.SENDING)
     if not resume_all:
         uncertain = uncertain.filter(mail_claimed_at__lt=now - STALLED_AFTER)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from celery.signals import before_task_publish
 from django.contrib.auth.models import User
+from django.core.management import call_command
 from django.db import connection, transaction
 from django.utils import timezone
 
@@ -140,16 +141,29 @@ def test_an_upload_that_is_never_finished_says_so(cloud, owner):
 
 def test_stalled_work_is_started_again_and_given_up_in_the_end(owner, enqueued):
     made = dataset(owner, state=STATE.PROFILING)
-    now = timezone.now()
+    now = timezone.now() + services.UNBEGUN_AFTER * 2
     assert services.housekeeping(now)["restarted"] == 0
     for wanted in ({"restarted": 1}, {"restarted": 1}, {"given_up": 1}):
         now += services.STALLED_AFTER * 2
         counts = services.housekeeping(now)
         assert wanted.items() <= counts.items()
+        Dataset.objects.filter(state=STATE.QUEUED).update(state=STATE.SPLITTING)
     made.refresh_from_db()
     assert made.state == "failed"
     assert made.problem.startswith("The work stopped 3 times without a result.")
     assert len(enqueued) == 2
+
+
+def test_work_that_nobody_began_is_enqueued_again_and_never_given_up(owner, enqueued):
+    made = dataset(owner)
+    now = timezone.now()
+    assert services.housekeeping(now)["restarted"] == 0
+    for _ in range(5):
+        now += services.UNBEGUN_AFTER * 2
+        assert services.housekeeping(now)["restarted"] == 1
+        Dataset.objects.update(touched_at=now)
+    made.refresh_from_db()
+    assert (made.state, made.stalls, made.generation) == ("queued", 0, 6)
 
 
 def test_a_stack_that_starts_anew_resumes_all_unfinished_work(owner, enqueued):
@@ -172,3 +186,7 @@ def test_a_message_to_the_owner_has_no_control_characters(owner):
     services.fail(made, "bad \x00\x1b[31m cell")
     made.refresh_from_db()
     assert made.problem == "bad [31m cell"
+
+
+def test_the_migrations_are_those_that_the_models_need():
+    call_command("makemigrations", check=True, dry_run=True)
