@@ -21,6 +21,12 @@ import tasks
 from tasks.runtime.logs import WorkerLogStep
 from tasks.topology import TOPOLOGY
 
+#: Which task goes to which queue; the first pattern that fits counts, all others go to the default queue.
+TASK_ROUTES = [
+    ("tasks.datasets.delete_objects", {"queue": "low"}),
+    ("tasks.datasets.*", {"queue": "datasets"}),
+]
+
 _NOT_TASKS = {"celery", "topology", "runtime"}
 
 
@@ -54,6 +60,7 @@ app.conf.update(
     task_serializer="json",
     result_serializer="json",
     task_queues=[KombuQueue(name, routing_key=name) for name in TOPOLOGY.queues],
+    task_routes=(TASK_ROUTES,),
     task_default_queue=TOPOLOGY.default_queue,
     task_default_exchange="",
     task_create_missing_queues=False,

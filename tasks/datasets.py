@@ -28,7 +28,7 @@ _MOST_WAITS = 20
 _GONE = "The uploaded file is gone from storage. Upload it again."
 
 
-@app.task(base=DatasetTask, bind=True, queue="datasets")
+@app.task(base=DatasetTask, bind=True)
 def profile_dataset(self: Task, dataset_id: str, generation: int) -> Any:
     """Cut the file into ranges of whole records and put one task a range in the queue."""
     from django_app.datasets.profile.split import split
@@ -82,7 +82,7 @@ def _sample(summary: Any, head: bytes, layout: Any) -> Any:
         return summary.none(len(layout.columns), ())
 
 
-@app.task(base=DatasetTask, bind=True, queue="datasets")
+@app.task(base=DatasetTask, bind=True)
 def profile_chunk(self: Task, dataset_id: str, generation: int, index: int) -> int | None:
     """Summarise one range of records; returns its number of rows."""
     from django_app.datasets.profile.summary import Summary
@@ -117,7 +117,7 @@ def profile_chunk(self: Task, dataset_id: str, generation: int, index: int) -> i
     return summary.rows
 
 
-@app.task(base=DatasetTask, bind=True, queue="datasets", max_retries=_MOST_WAITS)
+@app.task(base=DatasetTask, bind=True, max_retries=_MOST_WAITS)
 def merge_profile(self: Task, dataset_id: str, generation: int) -> None:
     """Merge the chunks' summaries, in the order of the file, and have the report written."""
     from django_app.datasets.profile.summary import Summary
@@ -150,7 +150,7 @@ def merge_profile(self: Task, dataset_id: str, generation: int) -> None:
         build_report.delay(dataset_id, generation)
 
 
-@app.task(base=Task, queue="low")
+@app.task(base=Task)
 def delete_objects(prefixes: list[str]) -> int:
     """Remove what a deleted dataset left in the bucket; returns how many objects that were."""
     return services.delete_objects(prefixes)

@@ -6,7 +6,7 @@ import pytest
 from celery import chain, chord, group
 from celery.signals import before_task_publish
 
-from tasks.celery import app
+from tasks.celery import TASK_ROUTES, app
 from tasks.topology import TOPOLOGY, TopologyError
 
 
@@ -75,6 +75,21 @@ def test_a_priority_outside_the_range_fails_at_the_call(sent, task):
 def test_arguments_that_are_not_json_fail_at_the_call(sent, task):
     with pytest.raises(Exception, match="is not JSON serializable"):
         task.delay(object())
+
+
+def test_the_examples_tasks_go_where_the_routes_say(sent):
+    from tasks.datasets import delete_objects, merge_profile, profile_chunk
+    from tasks.reports import build_report
+
+    delete_objects.delay([])
+    merge_profile.delay("id", 1)
+    profile_chunk.delay("id", 1, 0)
+    build_report.delay("id", 1)
+    assert [queue for queue, *_ in sent] == ["low", "datasets", "datasets", "default"]
+
+
+def test_every_route_leads_to_a_declared_queue():
+    assert all(route["queue"] in TOPOLOGY.queues for _, route in TASK_ROUTES)
 
 
 def test_a_message_carries_its_queues_time_limits(sent, task):
