@@ -86,10 +86,10 @@ def make(clone: Path, goal: str) -> str:
 
 def test_make_demo_says_where_report_and_mail_are(clone):
     said = make(clone, "demo")
-    for name in ("report.html", "report.pdf", "statistics.csv", "mail.eml"):
-        file = Path(re.search(rf"\S+/{name}", said)[0])
-        assert file.stat().st_size > 1000
-    assert "336,776" in Path(re.search(r"\S+/report\.html", said)[0]).read_text()
+    files = {Path(path).name: Path(path) for path in re.findall(r"^\s*up \|\s+(/\S+)$", said, re.MULTILINE)}
+    assert set(files) == {"report.html", "report.pdf", "statistics.csv", "mail.eml"}
+    assert all(file.stat().st_size > 1000 for file in files.values())
+    assert "336,776" in files["report.html"].read_text()
 
 
 def test_make_lock_changes_nothing_where_nothing_changed(clone):
