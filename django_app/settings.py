@@ -153,6 +153,7 @@ CHUNK_BYTES = env.CHUNK_BYTES
 #: What services.py starts in the background, by dotted path: tasks stand on a floor above it.
 DATASET_TASKS = {
     "profile": "tasks.datasets.profile_dataset",
+    "merge": "tasks.datasets.merge_profile",
     "delete_objects": "tasks.datasets.delete_objects",
     "mail": "tasks.emails.send_report",
 }

@@ -12,7 +12,7 @@ import structlog
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import Count, Q
+from django.db.models import Count, Exists, OuterRef, Q
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 #: A dataset that nobody began to work on for so long is enqueued again: its message may never have been published.
 #: If it only waits behind others, the second message is the one that counts.
 UNBEGUN_AFTER = datetime.timedelta(minutes=40)
+#: All parts done for so long, and not merged: the chord lost count, as it does when a process dies between storing a
+#: result and counting it.
+UNMERGED_AFTER = datetime.timedelta(minutes=1)
 #: Work that was begun and showed no progress for so long is started again: far longer than SQS hides a message.
 STALLED_AFTER = datetime.timedelta(hours=6)
 #: How often stalled work is started again before it counts as failed.
@@ -266,7 +269,9 @@ def housekeeping(now: datetime.datetime, *, resume_all: bool = False) -> dict[st
     resume_all: start all unfinished work again, for a stack whose queues did not survive.
     Safe to repeat and to run twice at once.
     """
-    counts = {"uploads_started": 0, "uploads_expired": 0, "restarted": 0, "given_up": 0, "mails_uncertain": 0}
+    counts = dict.fromkeys(
+        ("uploads_started", "uploads_expired", "merges_enqueued", "restarted", "given_up", "mails_uncertain"), 0
+    )
     # Old enough that a browser would have reported it: it was closed, or lost its connection.
     quiet = now - datetime.timedelta(minutes=1)
     for dataset in Dataset.objects.filter(state=Dataset.State.UPLOADING, created_at__lt=quiet)[:200]:
@@ -275,6 +280,13 @@ def housekeeping(now: datetime.datetime, *, resume_all: bool = False) -> dict[st
         elif dataset.upload_expires_at < now:
             fail(dataset, "The upload was never finished, and its form has expired. Start a new upload.")
             counts["uploads_expired"] += 1
+    quiet_profiling = Dataset.objects.filter(state=Dataset.State.PROFILING, touched_at__lt=now - UNMERGED_AFTER)
+    done = quiet_profiling.filter(chunks__state=Chunk.State.DONE).exclude(
+        Exists(Chunk.objects.filter(dataset=OuterRef("pk")).exclude(state=Chunk.State.DONE))
+    )
+    for dataset in done.distinct().defer("layout", "profile")[:200]:
+        _enqueue("merge", str(dataset.pk), dataset.generation)
+        counts["merges_enqueued"] += 1
     stalled = Dataset.objects.unfinished()
     if not resume_all:
         unbegun = Q(state=Dataset.State.QUEUED, touched_at__lt=now - UNBEGUN_AFTER)

@@ -14,7 +14,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from django_app.datasets import services
-from django_app.datasets.models import Dataset, Report
+from django_app.datasets.models import Chunk, Dataset, Report
 
 pytestmark = pytest.mark.django_db(transaction=True)
 STATE = Dataset.State
@@ -152,6 +152,16 @@ def test_stalled_work_is_started_again_and_given_up_in_the_end(owner, enqueued):
     assert made.state == "failed"
     assert made.problem.startswith("The work stopped 3 times without a result.")
     assert len(enqueued) == 2
+
+
+@pytest.mark.parametrize(("states", "enqueues"), [("done done", 1), ("done running", 0), ("", 0)])
+def test_parts_that_are_all_done_and_were_not_merged_are_merged(owner, enqueued, states, enqueues):
+    made = dataset(owner, state=STATE.PROFILING)
+    for index, state in enumerate(states.split()):
+        Chunk.objects.create(dataset=made, index=index, start=0, stop=1, first_line=1, state=state)
+    assert services.housekeeping(timezone.now())["merges_enqueued"] == 0
+    assert services.housekeeping(timezone.now() + services.UNMERGED_AFTER * 2)["merges_enqueued"] == enqueues
+    assert enqueued == [("tasks.datasets.merge_profile", (str(made.pk), 1))] * enqueues
 
 
 def test_work_that_nobody_began_is_enqueued_again_and_never_given_up(owner, enqueued):
