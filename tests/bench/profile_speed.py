@@ -16,7 +16,8 @@ import os
 import statistics
 import time
 
-os.environ["POLARS_MAX_THREADS"] = "1"
+for library in ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[library] = "1"
 
 import polars as pl
 

@@ -28,8 +28,8 @@ BAD_FILES = {
     "Latin-1": (HEADER + ROW + "Zoë,2\n".encode("latin-1"), "Line 3: byte 16 is not UTF-8; the file may be in Latin-1"),
     "NUL byte": (HEADER + ROW + b"b\0,2\n", "Line 3: byte 15 is a NUL character"),
     "too many fields": (HEADER + ROW + b"b,2,3\n", "Line 3 has 3 fields, the header has 2."),
-    "too few fields": (HEADER + ROW + b"b\n" + ROW, "Line 3 has 1 fields, the header has 2."),
-    "too few and too many": (HEADER + b"b\nc,2,3\n", "Line 2 has 1 fields, the header has 2."),
+    "too few fields": (HEADER + ROW + b"b\n" + ROW, "Line 3 has 1 field, the header has 2."),
+    "too few and too many": (HEADER + b"b\nc,2,3\n", "Line 2 has 1 field, the header has 2."),
     "duplicate names": (b"x,y,x\n1,2,3\n", 'Columns 1 and 3 are both called "x". Rename one.'),
     "empty name": (b"x,,z\n1,2,3\n", "Column 2 has no name in the header. Give it one."),
     "long name": (b"x" * 500 + b",y\n1,2\n", "Column 1's name has 500 characters"),
@@ -46,8 +46,16 @@ BAD_FILES = {
     "quote left open": (HEADER + ROW + b'"b,2\nc,3\n', "Line 3: a quoted field is opened and never closed."),
     "quote inside a field": (
         HEADER + b'5" pipe,1\n7" pipe,2\n',
-        "Line 2 has a quote (or a carriage return) in the middle of a field.",
+        "Line 2 has a quote in the middle of a field.",
     ),
+    "ragged rows that a last separator would make up for": (b"a,b\n1\n3,4,", "Line 2 has 1 field, the header has 2."),
+    "two fields in a file of one column": (b"a\n1,", "Line 2 has 2 fields, the header has 1."),
+    "separators and no line end": (b"a,b\n\n,,", "Line 3 has 3 fields, the header has 2."),
+    "quote inside a name": (b'h 5",b\n1,2\n3,4"\n5,6\n', "Line 1 has a quote in the middle of a field."),
+    "text after a closing quote": (b'a\n"a"b"c"\n', "Line 2 has a quote in the middle of a field."),
+    "quotes inside a bare field": (b'a\na"b"c\n', "Line 2 has a quote in the middle of a field."),
+    "carriage return inside a bare field": (b"a\n1\r2\n", "Line 2 has a carriage return without a line feed."),
+    "ragged row with a long field": (HEADER + b"x" * 140_000 + b"\n", "Line 2 has 1 field, the header has 2."),
     "carriage returns": (b"name,size\ra,1\rb,2\r", "The lines end in bare carriage returns."),
 }
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import json
 import math
+import statistics
+from fractions import Fraction
 
 import polars as pl
 import pytest
@@ -190,6 +193,80 @@ def test_times_are_compared_in_utc():
     data = b"t\n2024-01-01T00:30:00+02:00\n2023-12-31T23:00:00Z\n2024-01-01 00:00:00\n"
     (column,) = profile(data)["columns"]
     assert (column["minimum"], column["maximum"]) == ("2023-12-31T22:30:00", "2024-01-01T00:00:00")
+
+
+def only(data: bytes, chunk_bytes: int = 1 << 20):
+    """The one column of a file."""
+    (column,) = profile(data, chunk_bytes)["columns"]
+    return column
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 1 << 20])
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"a\n0000-01-01\n", "text"),
+        (b"a\n9999-12-31T23:00-05:00\n", "text"),
+        (b"a\n0001-01-01T00:00:00+05:00\n", "text"),
+        (b"a\n-001-01-01\n2024-01-01\n", "text"),
+        (b"a\n2024-1-2\n2024-01-03\n", "text"),
+        (b"a\n2024-02-30\n", "text"),
+        (b"a\n2024-01-02T10:00+99:99\n", "text"),
+        (b"a\n2024-01-02\n2024-01-02 10:00\n", "time"),
+        (b"a\n2024-02-29\n", "date"),
+        (b"a\nx^\n\xef\xbb\xbfy\n", "text"),
+    ],
+)
+def test_what_a_column_is_does_not_depend_on_the_chunks(data, kind, chunk_bytes):
+    assert only(data, chunk_bytes)["kind"] == kind
+
+
+def test_large_integers_are_exact_and_told_apart():
+    assert only(b"a\n9007199254740993\n")["minimum"] == 9007199254740993
+    for base in (10**18, 10**20):
+        column = only(b"a\n" + b"".join(b"%d\n" % (base + n) for n in range(20_000)), 50_000)
+        assert (column["kind"], column["minimum"], column["maximum"]) == ("integer", base, base + 19_999)
+        assert column["distinct_low"] <= 20_000 <= column["distinct_high"]
+
+
+@pytest.mark.parametrize("chunk_bytes", [64, 270, 1 << 20])
+def test_a_constant_column_deviates_by_nothing_and_relates_to_nothing(chunk_bytes):
+    data = b"x,y\n" + b"".join(b"-0.86894,%d\n" % (n * n % 17) for n in range(242))
+    found = profile(data, chunk_bytes)
+    assert found["columns"][0]["deviation"] == 0.0
+    assert found["correlations"]["r"][0][1] is None
+
+
+def test_a_large_offset_costs_the_deviation_no_digits():
+    values = [10**12 + n % 7 for n in range(5000)]
+    exact = float(statistics.stdev(map(Fraction, values)))
+    data = b"x\n" + b"".join(b"%d\n" % value for value in values)
+    assert only(data, 3000)["deviation"] == pytest.approx(exact, rel=1e-12)
+
+
+def test_a_correlation_counts_only_the_rows_where_both_have_a_value():
+    rows = [(1_700_000_000 + n + 0.5, n % 13) for n in range(500)] + [(0, None)] * 500
+    data = b"x,y\n" + b"".join(b"%r,%s\n" % (x, b"" if y is None else b"%d" % y) for x, y in rows)
+    expected = statistics.correlation([x - 1_700_000_000 for x, _ in rows[:500]], [y for _, y in rows[:500]])
+    for chunk_bytes in (2000, 1 << 20):
+        assert profile(data, chunk_bytes)["correlations"]["r"][0][1] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_timeline_of_very_many_days_is_told_by_month_or_year():
+    days = [datetime.date(1900, 1, 1) + datetime.timedelta(days=n) for n in range(0, 40_000, 3)]
+    data = b"when\n" + "".join(f"{day}\n" for day in days).encode()
+    for chunk_bytes in (5_000, 1 << 20):
+        timeline = profile(data, chunk_bytes)["timeline"]
+        assert timeline["unit"] == "year"
+        assert sum(rows for _, rows in timeline["points"]) == len(days)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 1 << 20])
+def test_equal_values_are_equal_however_they_are_written(chunk_bytes):
+    zero = only(b"a\n-0\n0\n-0.0\n", chunk_bytes)
+    assert (repr(zero["minimum"]), round(zero["distinct"])) == ("0.0", 1)
+    both = only(b"a\nTRUE\nfalse\n", chunk_bytes)
+    assert (both["minimum"], both["maximum"]) == ("false", "true")
 
 
 def test_blank_lines_are_no_rows():

@@ -16,7 +16,7 @@ from tests.unit.test_profile import profile
 
 WIDE = (",".join(f"c{n}" for n in range(1000)) + "\n" + (",".join(str(n) for n in range(1000)) + "\n") * 3).encode()
 HOSTILE = (
-    b'<b>bold</b>,$x^2$,&amp;,"=1+1","{{ 7|add:1 }}"\n<i>,$\\frac{,<script>alert(1)</script>,=1+1,{% now "Y" %}\n' * 1
+    b'<b>bold</b>,$x^2$,&amp;,"=1+1","{{ 7|add:1 }}"\n<i>,$\\frac{,<script>alert(1)</script>,=1+1,"{% now ""Y"" %}"\n'
 )
 
 PROFILES = {

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import math
-from collections import deque
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import datasketches as ds
@@ -19,18 +20,34 @@ import polars as pl
 from django_app.datasets.profile import limits
 
 #: ISO 8601 dates and times; others (such as 03/04/2024) have no one meaning and stay text.
-_DATE_FORMATS = ("%Y-%m-%d",)
 _TIME_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")
+#: What a date or a time looks like; what does not is never parsed, however lenient the parser.
+_TIME = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?(?:Z|[+-](?:0[0-9]|1[0-4]):?[0-5][0-9])?)?$"
+)
 _TIME_ZONE = r"(?:Z|[+-]\d\d:?\d\d)$"
+
+
+#: Integers up to here are exact in a float.
+_EXACT = 1 << 53
 
 
 @dataclass
 class Moments:
-    """Count, mean and sum of squared deviations, merged as Chan, Golub and LeVeque do: no cancellation."""
+    """Count, mean and sum of squared deviations, merged as Chan, Golub and LeVeque do: no cancellation.
+
+    The mean is origin + offset: kept apart, for a float of its size would round off what the deviation needs.
+    """
 
     count: int = 0
-    mean: float = 0.0
+    origin: float = 0.0
+    offset: float = 0.0
     squares: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        return self.origin + self.offset
 
     @classmethod
     def of(cls, values: np.ndarray, counts: np.ndarray) -> Moments:
@@ -42,16 +59,21 @@ class Moments:
         with np.errstate(over="ignore", invalid="ignore"):
             shifted = values - values[0]
             mean = float(np.dot(shifted, counts) / count)
-            squares = float(np.dot((shifted - mean) ** 2, counts))
-        return cls(count, float(values[0]) + mean, squares)
+            near = shifted - mean
+            squares = float(np.dot(near**2, counts))
+            mean += float(np.dot(near, counts) / count)  # what rounding left of it
+        return cls(count, float(values[0]), mean, squares)
 
     def merge(self, other: Moments) -> None:
         count = self.count + other.count
         if not count:
             return
-        difference = other.mean - self.mean
-        self.squares += other.squares + difference * difference * self.count * other.count / count
-        self.mean += difference * other.count / count
+        if not self.count:
+            self.origin = other.origin
+        difference = (other.origin - self.origin) + (other.offset - self.offset)
+        self.squares += other.squares + difference * difference * (self.count * other.count / count)
+        # The share first, so that equal means stay equal and a constant column deviates by exactly 0.
+        self.offset += difference * (other.count / count)
         self.count = count
 
     @property
@@ -73,10 +95,13 @@ class Column:
     integers: int = 0
     numbers: int = 0
     booleans: int = 0
+    trues: int = 0
     dates: int = 0
     times: int = 0
     least_text: str | None = None
     most_text: str | None = None
+    least_integer: int | None = None
+    most_integer: int | None = None
     least_number: float | None = None
     most_number: float | None = None
     least_time: str | None = None
@@ -118,24 +143,37 @@ class Column:
         fits = np.isfinite(numbers)
         if not fits.any():
             return
-        values, times = numbers[fits], counts[fits]
+        # + 0.0 makes -0.0 and 0.0 one value.
+        values, times = numbers[fits] + 0.0, counts[fits]
         self.numbers = int(times.sum())
-        self.integers = int(counts[texts.cast(pl.Int64, strict=False).is_not_null().to_numpy()].sum())
+        # 128 bits, as polars reads a column of integers; floats hold them exactly up to 2^53 only.
+        integers = texts.cast(pl.Int128, strict=False)
+        self.integers = int(counts[integers.is_not_null().to_numpy()].sum())
+        ends: tuple[Any, Any] = (integers.min(), integers.max())
+        self.least_integer, self.most_integer = ends
         self.least_number, self.most_number = float(values.min()), float(values.max())
         self.moments = Moments.of(values, times)
-        # + 0.0 makes -0.0 and 0.0 one value.
-        _feed(self.numbers_seen, (values + 0.0).tolist())
+        if self.integers and max(-ends[0], ends[1]) > _EXACT:
+            large = (integers > _EXACT) | (integers < -_EXACT)
+            _feed(self.numbers_seen, [str(value) for value in integers.filter(large).to_list()])
+            small = ~large.fill_null(value=False).to_numpy()[fits]
+            _feed(self.numbers_seen, values[small].tolist())
+        else:
+            _feed(self.numbers_seen, values.tolist())
         self.quantiles.update(np.repeat(values, times))
 
     def _read_booleans(self, texts: pl.Series, counts: np.ndarray) -> None:
-        fits = texts.str.to_lowercase().is_in(["true", "false"]).to_numpy()
-        self.booleans = int(counts[fits].sum())
+        lower = texts.str.to_lowercase()
+        self.trues = int(counts[(lower == "true").to_numpy()].sum())
+        self.booleans = self.trues + int(counts[(lower == "false").to_numpy()].sum())
 
     def _read_times(self, texts: pl.Series, counts: np.ndarray) -> None:
         # A look at the shape spares most text columns the parsing.
-        shaped = texts.str.contains(r"^\d{4}-\d\d-\d\d(?:$|[T ]\d)")
+        shaped = texts.str.contains(_TIME)
         if not shaped.any():
             return
+        # Value by value: what a value is read as must not depend on its neighbours.
+        texts, counts = texts.filter(shaped), counts[shaped.to_numpy()]
         times, is_date = read_times(texts)
         fits = times.is_not_null().to_numpy()
         if not fits.any():
@@ -145,24 +183,24 @@ class Column:
         self.least_time = _iso(times.min())
         self.most_time = _iso(times.max())
         days = (
-            pl.DataFrame({"day": times.dt.strftime("%Y-%m-%d"), "times": counts})
+            pl.DataFrame({"day": times.dt.date(), "times": counts})
             .drop_nulls()
             .group_by("day")
             .agg(pl.col("times").sum())
         )
-        self.days = dict(zip(days["day"].to_list(), days["times"].to_list(), strict=True))
+        self.days = coarsened(zip(map(str, days["day"].to_list()), days["times"].to_list(), strict=True))
 
     def merge(self, other: Column) -> None:
         """Take in what another piece of the same column showed."""
-        for name in ("count", "nulls", "integers", "numbers", "booleans", "dates", "times"):
+        for name in ("count", "nulls", "integers", "numbers", "booleans", "trues", "dates", "times"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for kind in ("text", "number", "time"):
+        for kind in ("text", "integer", "number", "time"):
             for choose, end in ((min, f"least_{kind}"), (max, f"most_{kind}")):
                 both = [value for value in (getattr(self, end), getattr(other, end)) if value is not None]
                 setattr(self, end, choose(both) if both else None)
         self.moments.merge(other.moments)
-        for day, times in other.days.items():
-            self.days[day] = self.days.get(day, 0) + times
+        if other.days:
+            self.days = coarsened((*self.days.items(), *other.days.items()))
         self.texts_seen = _union(self.texts_seen, other.texts_seen)
         self.numbers_seen = _union(self.numbers_seen, other.numbers_seen)
         self.quantiles.merge(other.quantiles)
@@ -186,7 +224,7 @@ class Column:
     def as_json(self) -> dict[str, Any]:
         """Everything, as plain JSON; sketches in base64."""
         plain = {name: getattr(self, name) for name in _PLAIN_FIELDS}
-        plain["moments"] = [self.moments.count, self.moments.mean, self.moments.squares]
+        plain["moments"] = list(astuple(self.moments))
         plain["texts_seen"] = _packed(self.texts_seen.serialize_compact())
         plain["numbers_seen"] = _packed(self.numbers_seen.serialize_compact()) if self.numbers else None
         plain["quantiles"] = _packed(self.quantiles.serialize()) if self.numbers else None
@@ -207,28 +245,52 @@ class Column:
 
 
 _PLAIN_FIELDS = (
-    *("count", "nulls", "integers", "numbers", "booleans", "dates", "times", "days"),
-    *("least_text", "most_text", "least_number", "most_number", "least_time", "most_time"),
+    *("count", "nulls", "integers", "numbers", "booleans", "trues", "dates", "times", "days"),
+    *("least_text", "most_text", "least_integer", "most_integer", "least_number", "most_number"),
+    *("least_time", "most_time"),
 )
 
 
+def coarsened(periods: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Rows by day, or by month where there are too many days, or by year: the same in whatever order pieces merge.
+
+    periods: such as "2024-01-02", "2024-01" or "2024", in any mixture, and how often each occurs.
+    """
+    items = list(periods)
+    coarsest = min((len(period) for period, _ in items), default=10)
+    rows: Counter[str] = Counter()
+    for length in (10, 7, 4):
+        if length <= coarsest:
+            rows = Counter()
+            for period, times in items:
+                rows[period[:length]] += times
+            if len(rows) <= limits.MOST_POINTS:
+                break
+    return dict(rows)
+
+
 def read_times(texts: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """ISO 8601 dates and times as UTC without a zone, null where a text is neither; and which are dates alone."""
-    dates = pl.coalesce(*(texts.str.to_date(form, strict=False) for form in _DATE_FORMATS))
+    """Texts shaped like _TIME as UTC without a zone, null where there is no such time; and which are dates alone."""
+    is_day = texts.str.len_bytes() == len("2024-01-02")
+    times = texts.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
+    if not is_day.all():
+        times = times.zip_with(is_day, _clocks(texts))
+    # Years that Python has no dates for (0000, or 9999 in a zone behind UTC) stay text.
+    times = times.set(~times.dt.year().is_between(1, 9999), None)
+    return times, is_day & times.is_not_null()
+
+
+def _clocks(texts: pl.Series) -> pl.Series:
     # Offsets are taken into account; a time without one counts as UTC.
     offset = texts.str.extract(r"([+-]\d\d):?\d\d$").cast(pl.Int64, strict=False).fill_null(0)
     minutes = texts.str.extract(r"[+-]\d\d:?(\d\d)$").cast(pl.Int64, strict=False).fill_null(0)
-    has_clock = texts.str.contains(r"[T ]\d\d:\d\d")
     sign = pl.select(pl.when(texts.str.contains(r"-\d\d:?\d\d$")).then(-1).otherwise(1)).to_series()
     shift = pl.select(
-        pl.when(has_clock & texts.str.contains(_TIME_ZONE)).then(offset * 60 + sign * minutes).otherwise(0)
+        pl.when(texts.str.contains(_TIME_ZONE)).then(offset * 60 + sign * minutes).otherwise(0)
     ).to_series()
     bare = texts.str.replace(_TIME_ZONE, "")
     clocks = pl.select(pl.coalesce(*(bare.str.to_datetime(form, strict=False) for form in _TIME_FORMATS))).to_series()
-    clocks = pl.select(clocks - pl.duration(minutes=pl.lit(shift))).to_series()
-    days = pl.select(dates).to_series() if isinstance(dates, pl.Expr) else dates
-    times = pl.select(pl.coalesce(clocks, days.cast(pl.Datetime("us")))).to_series()
-    return times, days.is_not_null()
+    return pl.select(clocks - pl.duration(minutes=pl.lit(shift))).to_series()
 
 
 def _text(value: object) -> str | None:

@@ -16,6 +16,8 @@ DISTINCT_LG_K = 12
 QUANTILE_K = 200
 #: Characters by which frequent values are told apart.
 FREQUENT_PREFIX = 200
+#: Above so many points a timeline is told by month, then by year.
+MOST_POINTS = 800
 #: Numeric columns whose correlations are computed, at most, in the order of the file.
 MOST_CORRELATED = 16
 

@@ -29,6 +29,7 @@ _NOT_CSV = (
     (b"PAR1", "a Parquet file"),
     (b"SQLite format 3", "an SQLite database"),
 )
+_LONGEST_MAGIC = max(len(magic) for magic, _ in _NOT_CSV)
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,49 @@ def even_outside_quotes(data: bytes, quotes_before: int = 0) -> np.ndarray | Non
     return outside
 
 
+def refuse_stray(data: bytes, separator: str, first_line: int) -> None:
+    """Raise InputError for the first quote that neither opens nor closes a whole field, or bare carriage return.
+
+    data: whole records. With this kept, every reader of CSV sees the same fields in it.
+    """
+    if b'"' not in data and b"\r" not in data:
+        return
+    # A line end on either side: every byte then has neighbours.
+    text = np.frombuffer(b"\n" + data + b"\n", np.uint8)
+    faults = []
+    quotes = np.flatnonzero(text == ord('"')).astype(np.int32)
+    opening, closing = quotes[::2], quotes[1::2]
+    before = text[opening - 1]
+    faults.append(opening[~np.isin(before, [ord("\n"), ord(separator), ord('"')])][:1])
+    after = text[closing + 1]
+    faults.append(closing[~np.isin(after, [ord("\n"), ord("\r"), ord(separator), ord('"')])][:1])
+    if len(quotes) % 2:
+        faults.append(quotes[-1:])
+    returns = np.flatnonzero(text == ord("\r"))
+    returns = returns[text[returns + 1] != ord("\n")]
+    if len(returns):
+        returns = returns[np.searchsorted(quotes, returns) % 2 == 0]
+    fault = min((int(found[0]) for found in (*faults, returns[:1]) if len(found)), default=None)
+    if fault is None:
+        return
+    line = first_line + data.count(b"\n", 0, fault - 1)
+    if len(quotes) % 2 and fault == quotes[-1] and text[fault - 1] in (ord("\n"), ord(separator)):
+        raise InputError(_never_closed(line))
+    if text[fault] == ord("\r"):
+        raise InputError(
+            f"Line {line} has a carriage return without a line feed. End lines in LF or CRLF, "
+            "or put the field in quotes."
+        )
+    raise InputError(
+        f"Line {line} has a quote in the middle of a field. "
+        'Put the whole field in quotes and write the quote inside twice, such as "5"" pipe".'
+    )
+
+
 class _Scanner:
     def __init__(self, chunk_bytes: int) -> None:
         self.chunk_bytes = chunk_bytes
+        self.begun = False  # whether there was enough to tell other formats by
         self.head = b""  # what came before the header's end was found
         self.layout: tuple[tuple[str, ...], str] | None = None
         self.ranges: list[Range] = []
@@ -93,26 +134,35 @@ class _Scanner:
         self.decoder = codecs.getincrementaldecoder("utf-8")()
 
     def feed(self, piece: bytes) -> None:
-        if self.offset == 0:
-            _refuse_other_formats(self.head + piece)
+        if not self.begun:
+            self.head += piece
+            if len(self.head) < _LONGEST_MAGIC:
+                return
+            self.begun = True
+            piece, self.head = self.head, b""
+            _refuse_other_formats(piece)
         self._check_text(piece)
         if self.layout is None:
             self.head += piece
-            self._find_header(at_end=False)
+            # Without a line end nothing new can be found, unless the header is too long.
+            if b"\n" in piece or len(self.head) > limits.LARGEST_RECORD_BYTES:
+                self._find_header(at_end=False)
             return
         self._scan(piece)
 
     def finish(self) -> Layout:
+        if not self.begun:
+            piece, self.head = self.head, b""
+            _refuse_other_formats(piece)
+            self._check_text(piece)
+            self.head = piece
         held_back = len(self.decoder.getstate()[0])
         if held_back:
             raise _not_utf8(self._fed() - held_back, self._line_at(b"", 0))
         if self.layout is None:
             self._find_header(at_end=True)
         if self.quotes % 2:
-            raise InputError(
-                f"Line {self.record_line}: a quoted field is opened and never closed. "
-                'Close it, or write a quote inside a field twice ("").'
-            )
+            raise InputError(_never_closed(self.record_line))
         if self.offset > self.range_start:
             self.ranges.append(Range(self.range_start, self.offset, self.range_line))
         assert self.layout is not None  # noqa: S101 - _find_header(at_end=True) sets it or raises
@@ -147,8 +197,7 @@ class _Scanner:
         head = self.head
         start = len(_UTF8_BOM) if head.startswith(_UTF8_BOM) else 0
         # Blank lines before the header are no header.
-        while head[start : start + 1] in (b"\n", b"\r", b" "):
-            start += 1
+        start = len(head) - len(head[start:].lstrip(b"\n\r "))
         end = _record_end(head, start)
         if end is None:
             if len(head) > limits.LARGEST_RECORD_BYTES:
@@ -160,7 +209,7 @@ class _Scanner:
             raise InputError("The file is empty. Upload a CSV file with a header and at least one row.")
         if b"\r" in head[start:end].rstrip(b"\r\n") and b"\n" not in head:
             raise _record_too_long(1, carriage_returns=True)
-        self.layout = _header(head[start:end].decode("utf-8"))
+        self.layout = _header(head[start:end], head.count(b"\n", 0, start) + 1)
         self.head = b""
         self.offset = self.record_start = self.range_start = end
         self.line = self.record_line = self.range_line = head[:end].count(b"\n") + 1
@@ -202,25 +251,26 @@ class _Scanner:
 
 def _record_end(data: bytes, start: int) -> int | None:
     """The offset just after the first line end outside quotes, or None."""
-    at, quotes = start, 0
-    while (end := data.find(b"\n", at)) >= 0:
-        quotes += data.count(b'"', at, end)
-        if quotes % 2 == 0:
-            return end + 1
-        at = end
-        if end - start > limits.LARGEST_RECORD_BYTES:
-            return None
-        at = end + 1
-    return None
+    data = data[start : start + limits.LARGEST_RECORD_BYTES + 1]
+    newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+    outside = even_outside_quotes(data)
+    ends = newlines if outside is None else newlines[outside[newlines]]
+    return start + int(ends[0]) + 1 if len(ends) else None
 
 
-def _header(text: str) -> tuple[tuple[str, ...], str]:
+def _header(data: bytes, line: int) -> tuple[tuple[str, ...], str]:
+    text = data.decode("utf-8")
     bare = "".join(text.split('"')[::2])  # what stands outside quotes
     separator = max(_SEPARATORS, key=bare.count)
+    refuse_stray(data, separator, line)
     try:
         fields = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True), [])
     except csv.Error:
-        raise InputError("Line 1: the header cannot be read. Mend its quotes and line ends.") from None
+        # What is left is a field beyond the reader's limit, far above ours.
+        raise InputError(
+            f"Line {line}: a column's name is too long; at most {limits.LONGEST_NAME} characters are read. "
+            "Shorten it. (Is the header missing?)"
+        ) from None
     names = [name.strip() for name in fields]
     if len(names) > limits.MOST_COLUMNS:
         raise InputError(
@@ -248,6 +298,12 @@ def _refuse_other_formats(head: bytes) -> None:
             raise InputError(f"This is {kind}, not a CSV file. Export the data as CSV in UTF-8 and upload that.")
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InputError("The file is text in UTF-16. Save it as UTF-8 and upload it again.")
+
+
+def _never_closed(line: int) -> str:
+    return (
+        f'Line {line}: a quoted field is opened and never closed. Close it, or write a quote inside a field twice ("").'
+    )
 
 
 def _not_utf8(offset: int, line: int) -> InputError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -21,8 +20,6 @@ from django_app.datasets.profile.parse import parse
 _BARS = 24
 _TOP = 10
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-#: Above so many points a timeline is told by month, then by year.
-_MOST_POINTS = 800
 
 
 class ColumnDict(TypedDict):
@@ -39,8 +36,8 @@ class ColumnDict(TypedDict):
     kind: str
     count: int
     nulls: int
-    minimum: float | str | None
-    maximum: float | str | None
+    minimum: float | int | str | None
+    maximum: float | int | str | None
     mean: float | None
     deviation: float | None
     distinct: float
@@ -136,16 +133,8 @@ class Summary:
     def _timeline(self, names: tuple[str, ...]) -> dict[str, Any] | None:
         for name, column in zip(names, self.columns, strict=True):
             if column.kind in ("date", "time"):
-                for unit, length in (("day", 10), ("month", 7), ("year", 4)):
-                    points: Counter[str] = Counter()
-                    for day, rows in column.days.items():
-                        points[day[:length]] += rows
-                    if len(points) <= _MOST_POINTS or unit == "year":
-                        return {
-                            "column": name,
-                            "unit": unit,
-                            "points": [list(point) for point in sorted(points.items())],
-                        }
+                unit = {10: "day", 7: "month", 4: "year"}[len(next(iter(column.days)))]
+                return {"column": name, "unit": unit, "points": [list(point) for point in sorted(column.days.items())]}
         return None
 
 
@@ -165,16 +154,21 @@ def _column(name: str, column: Column) -> ColumnDict:
     numeric = kind in ("integer", "number")
     top = _top(column)
     seen = column.numbers_seen if numeric else column.texts_seen
-    minimum: float | str | None
-    maximum: float | str | None
+    minimum: float | int | str | None
+    maximum: float | int | str | None
     if kind == "empty":
         minimum = maximum = None
     elif numeric:
         minimum, maximum = column.least_number, column.most_number
+        if kind == "integer":
+            minimum, maximum = column.least_integer, column.most_integer
     elif kind in ("date", "time"):
         minimum, maximum = column.least_time, column.most_time
         if kind == "date":
             minimum, maximum = str(minimum)[:10], str(maximum)[:10]
+    elif kind == "boolean":
+        minimum = "true" if column.trues == column.count else "false"
+        maximum = "true" if column.trues else "false"
     else:
         minimum, maximum = column.least_text, column.most_text
     return {

@@ -98,6 +98,8 @@ def shown(value: Any) -> str:
     """A figure or text, short enough for a table."""
     if value is None:
         return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value}" if abs(value) < 10_000 else f"{value:,}"
     if isinstance(value, float):
         if abs(value) < 1e15 and value == math.trunc(value):
             # A year or a clock time written 2,013 would be misread.
