@@ -12,6 +12,7 @@ import structlog
 from csp.constants import NONE, SELF
 
 from django_app import env
+from serverless import aws
 
 BASE_DIR = env.BASE_DIR
 SECRET_KEY = env.SECRET_KEY
@@ -166,7 +167,8 @@ MAILBOX_URL = env.MAILBOX_URL
 # One try only: a mail whose answer was lost may have gone out, so whether to send again is decided by the task.
 ANYMAIL = {
     "AMAZON_SES_CLIENT_PARAMS": {
-        "config": {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 1}}
+        "region_name": aws.region(),
+        "config": {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 1}},
     }
 }
 

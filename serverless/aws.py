@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -35,6 +43,8 @@ _CONFIG = Config(
 )
 _S3_CONFIG = _CONFIG.merge(Config(signature_version="s3v4"))
 
+_MISCONFIGURED = (NoCredentialsError, NoRegionError, ParamValidationError)
+_NEVER_ASKED = (EndpointConnectionError, ConnectTimeoutError, *_MISCONFIGURED)
 _PASSING_CODES = {
     *("Throttling", "ThrottlingException", "TooManyRequestsException", "SlowDown", "RequestTimeout"),
     *("InternalError", "InternalFailure", "ServiceUnavailable", "RequestTimeTooSkewed", "ExpiredToken"),
@@ -80,7 +90,7 @@ def is_passing(error: BaseException | None) -> bool:
         answer = error.response
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or answer.get("Error", {}).get("Code") in _PASSING_CODES
-    return isinstance(error, BotoCoreError)
+    return isinstance(error, BotoCoreError) and not isinstance(error, _MISCONFIGURED)
 
 
 def certainly_refused(error: BaseException | None) -> bool:
@@ -90,7 +100,7 @@ def certainly_refused(error: BaseException | None) -> bool:
     """
     if isinstance(error, ClientError):
         return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) < 500
-    return isinstance(error, EndpointConnectionError)
+    return isinstance(error, _NEVER_ASKED)
 
 
 def _forget_parents_clients() -> None:

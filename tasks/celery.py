@@ -18,6 +18,7 @@ from django.conf import settings
 from kombu import Queue as KombuQueue
 
 import tasks
+from serverless import aws
 from tasks.runtime.logs import WorkerLogStep
 from tasks.topology import TOPOLOGY
 
@@ -38,6 +39,7 @@ def task_modules() -> list[str]:
 def broker_transport_options() -> dict[str, Any]:
     """Queues are named in advance, so that no List or Create permission is needed."""
     options: dict[str, Any] = {
+        "region": aws.region(),
         "predefined_queues": {name: {"url": f"{settings.QUEUE_URL_PREFIX}{name}"} for name in TOPOLOGY.queues},
         "wait_time_seconds": 20,
         # With its default of 1 s, kombu waits that long whenever the prefetch window is full.

@@ -25,7 +25,7 @@ from tasks.runtime.task import Task
 
 _SAMPLE_BYTES = 256 << 10
 _MOST_WAITS = 20
-_GONE = "The uploaded file is gone from storage. Upload it again."
+_GONE = "The uploaded file was removed or replaced. Make a new dataset and upload it there."
 
 
 @app.task(base=DatasetTask, bind=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from anymail.exceptions import AnymailAPIError
+from anymail.exceptions import AnymailAPIError, AnymailError
 from celery.utils.time import get_exponential_backoff_interval
 from django.conf import settings
 from django.core.mail import EmailMultiAlternatives
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 _LARGEST_ATTACHMENT_BYTES = 20 << 20
 
 
-#: Tries when SES throttles; the pauses between them add up to about twenty minutes.
+#: Tries when SES throttles; the pauses between them add up to nine minutes or so, at most nineteen.
 _MOST_TRIES = 10
 
 
@@ -66,6 +66,13 @@ def send_report(self: Task, report_pk: int) -> str | None:
             raise
         services.release_mail(report)
         raise self.retry(exc=error, countdown=_pause_seconds(self.request.retries)) from error
+    except (AnymailError, *aws.ERRORS) as error:
+        # Refused on our own side, before SES was asked: an address, or the settings.
+        services.mail_failed(report, f"The mail could not be made: {error} Correct that, then send it again.")
+        raise
+    except BaseException:
+        services.mail_failed(report, "The sending was interrupted: the mail may have gone out, or not.")
+        raise
     message_id: str = message.anymail_status.message_id  # type: ignore[attr-defined]
     services.mail_sent(report, recipient, message_id)
     return message_id

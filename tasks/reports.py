@@ -19,7 +19,13 @@ def build_report(self: Task, dataset_id: str, generation: int) -> None:
     from django_app.datasets.report import charts, document, pdf
 
     dataset = services.current(dataset_id, generation)
-    if dataset is None or dataset.profile is None:
+    if dataset is None:
+        # Delivered again after it was built: whether the mail was enqueued is not known; its claim sends it once.
+        built = services.unmailed_reports().filter(dataset_id=dataset_id, generation=generation).first()
+        if built is not None:
+            send_report.delay(built.pk)
+        return
+    if dataset.profile is None:
         return
     report = Report.objects.get(dataset=dataset, generation=generation)
     content = document.Document.of(dataset)

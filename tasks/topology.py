@@ -18,6 +18,7 @@ PATH = Path(__file__).with_name("topology.json")
 
 #: SQS keeps a message in flight for 12 hours at most; an hour stays for draining and hand-over.
 LONGEST_TIME_LIMIT_SECONDS = 11 * 3600
+LONGEST_IN_FLIGHT_SECONDS = 12 * 3600
 #: SQS keeps a message for 14 days at most.
 LONGEST_RETENTION_DAYS = 14
 LOWEST_PRIORITY, HIGHEST_PRIORITY = 0, 9
@@ -55,14 +56,6 @@ class Queue:
     def soft_time_limit_seconds(self) -> int:
         """When the task is told to stop: a tenth, at most 30 seconds, before it is killed."""
         return self.time_limit_seconds - max(1, min(30, self.time_limit_seconds // 10))
-
-    @property
-    def visibility_timeout_seconds(self) -> int:
-        """How long a received message stays hidden: all prefetched work may run before it, to its limit.
-
-        The stock transport does not renew visibility, so it must outlast the longest wait plus the longest run.
-        """
-        return min(12 * 3600, self.time_limit_seconds * (2 if self.prefetch == 1 else 4) + 60)
 
 
 @dataclass(frozen=True)
@@ -132,6 +125,19 @@ class Topology:
                 return self.queues[level.queue]
         return queue
 
+    def visibility_timeout_seconds(self, queue: Queue) -> int:
+        """How long a received message stays hidden: everything that its worker holds may run before it, to its limit.
+
+        kombu's own transport does not renew visibility, so it must outlast the longest wait plus the longest run.
+        """
+        mates = self.queues_of_pool(queue.pool)
+        longest = max(mate.time_limit_seconds for mate in mates)
+        return self.prefetch(queue.pool) * longest + queue.time_limit_seconds + 60
+
+    def prefetch(self, pool: str) -> int:
+        """Messages that a worker of that pool holds per free slot: kombu's own transport has one number a worker."""
+        return max(queue.prefetch for queue in self.queues_of_pool(pool))
+
     def queues_of_pool(self, pool: str) -> tuple[Queue, ...]:
         """The queues that a pool consumes, most urgent level first, then in the order of the file."""
         if pool not in self.pools:
@@ -175,7 +181,25 @@ def parse(raw: object) -> Topology:
     default = top["default_queue"]
     if not isinstance(default, str) or default not in queues:
         raise TopologyError(f'default_queue: "{default}" is not among the queues. {_did_you_mean(default, queues)}')
-    return Topology(default, queues, pools, _levels(top["levels"], queues))
+    made = Topology(default, queues, pools, _levels(top["levels"], queues))
+    _check_visibility(made)
+    return made
+
+
+def _check_visibility(topology: Topology) -> None:
+    for pool in topology.pools:
+        for queue in topology.queues_of_pool(pool):
+            if queue.prefetch != topology.prefetch(pool):
+                raise TopologyError(
+                    f'queue "{queue.name}": prefetch={queue.prefetch} differs from {topology.prefetch(pool)}, that of '
+                    f'another queue of pool "{pool}"; a worker has one. Make them equal, or give it a pool of its own.'
+                )
+            seconds = topology.visibility_timeout_seconds(queue)
+            if seconds > LONGEST_IN_FLIGHT_SECONDS:
+                raise TopologyError(
+                    f'queue "{queue.name}": what a worker of pool "{pool}" holds may take {seconds} seconds, more than '
+                    f"the {LONGEST_IN_FLIGHT_SECONDS} that SQS keeps one in flight. Lower prefetch or time limits."
+                )
 
 
 def _queue(name: str, raw: object, pools: Mapping[str, Pool]) -> Queue:

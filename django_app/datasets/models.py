@@ -129,6 +129,16 @@ class Chunk(models.Model):
         return f"{self.dataset.work_prefix}{self.dataset.generation}/{self.index:06d}.summary"
 
 
+class Removal(models.Model):
+    """Objects of a deleted dataset that are to be removed (again) at a time when none can arrive any more."""
+
+    prefixes = models.JSONField()
+    due_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"Removal due {self.due_at:%Y-%m-%d %H:%M}"
+
+
 class Report(models.Model):
     """The pages made from one dataset's profile, and whether they were mailed.
 

@@ -11,27 +11,19 @@ from collections.abc import Iterable
 import structlog
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import transaction
-from django.db.models import Count, Exists, OuterRef, Q
+from django.db import models, transaction
+from django.db.models import Count, Q
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from django_app.datasets.models import Chunk, Dataset, Report
+from django_app.datasets.models import Chunk, Dataset, Removal, Report
 from serverless.objects import Bucket, ObjectInfo, ObjectMissingError, PresignedPost
 
 log = structlog.get_logger(__name__)
 
-#: A dataset that nobody began to work on for so long is enqueued again: its message may never have been published.
-#: If it only waits behind others, the second message is the one that counts.
-UNBEGUN_AFTER = datetime.timedelta(minutes=40)
-#: All parts done for so long, and not merged: the chord lost count, as it does when a process dies between storing a
-#: result and counting it.
-UNMERGED_AFTER = datetime.timedelta(minutes=1)
-#: Work that was begun and showed no progress for so long is started again: far longer than SQS hides a message.
-STALLED_AFTER = datetime.timedelta(hours=6)
-#: How often stalled work is started again before it counts as failed.
-MOST_STALLS = 3
+#: An upload that began before its form expired may take so long to arrive.
+UPLOAD_GRACE = datetime.timedelta(hours=1)
 
 
 def bucket() -> Bucket:
@@ -100,10 +92,10 @@ def _printable(text: str) -> str:
 
 
 def _start(dataset: Dataset) -> None:
-    _enqueue("profile", str(dataset.pk), dataset.generation)
+    enqueue("profile", str(dataset.pk), dataset.generation)
 
 
-def _enqueue(name: str, *arguments: object) -> None:
+def enqueue(name: str, *arguments: object) -> None:
     """Enqueue one of settings.DATASET_TASKS after the commit."""
     import_string(settings.DATASET_TASKS[name]).delay_on_commit(*arguments)
 
@@ -190,6 +182,11 @@ def progress(dataset: Dataset) -> dict[str, int]:
 # Mail --------------------------------------------------------------------------------------------------------------
 
 
+def unmailed_reports() -> models.QuerySet[Report]:
+    """Reports that are built and that nobody has begun to mail."""
+    return Report.objects.filter(built_at__isnull=False, mail_state=Report.MailState.WAITING)
+
+
 def claim_mail(report: Report) -> bool:
     """Take the one right to mail this report. False if it was taken before: it may have gone out."""
     return bool(
@@ -220,21 +217,23 @@ def mail_failed(report: Report, problem: str) -> None:
 def mail_again(report: Report) -> None:
     """The owner asks for another mail of the same report."""
     Report.objects.filter(pk=report.pk).update(mail_state=Report.MailState.WAITING, mail_problem="")
-    _enqueue("mail", report.pk)
+    enqueue("mail", report.pk)
 
 
-# Again, away, and the minute's housekeeping ------------------------------------------------------------------------
+# Again, and away --------------------------------------------------------------------------------------------------
 
 
 @transaction.atomic
 def restart(dataset: Dataset, *, stalls: int = 0) -> bool:
-    """Work on the uploaded file again, from the start. False if another restart came first.
+    """Work on the uploaded file again, from the start. False if another restart came first, or no file was accepted.
 
     stalls: how often the work has stalled so far; a person who starts it again begins at 0.
     """
     restarted = (
         Dataset.objects.filter(pk=dataset.pk, generation=dataset.generation)
         .exclude(state=Dataset.State.UPLOADING)
+        # Never accepted, for its size or because it never arrived: there is nothing to run again.
+        .exclude(etag="")
         .update(
             state=Dataset.State.QUEUED,
             problem="",
@@ -252,62 +251,14 @@ def restart(dataset: Dataset, *, stalls: int = 0) -> bool:
 
 @transaction.atomic
 def delete(dataset: Dataset) -> None:
-    """Remove the records now and the objects right after."""
+    """Remove the records now, the objects right after, and once more when no upload can arrive any more."""
     prefixes = list(dataset.prefixes)
+    # The upload form outlives the record, and a message may be lost: what is there later is removed later.
+    Removal.objects.create(prefixes=prefixes, due_at=max(timezone.now(), dataset.upload_expires_at) + UPLOAD_GRACE)
     dataset.delete()
-    _enqueue("delete_objects", prefixes)
+    enqueue("delete_objects", prefixes)
 
 
 def delete_objects(prefixes: Iterable[str]) -> int:
     """Remove everything under these prefixes; returns how many objects that were."""
     return sum(bucket().delete_prefix(prefix) for prefix in prefixes)
-
-
-def housekeeping(now: datetime.datetime, *, resume_all: bool = False) -> dict[str, int]:
-    """What has to be done from time to time: settle uploads that nobody reported, start stalled work again.
-
-    resume_all: start all unfinished work again, for a stack whose queues did not survive.
-    Safe to repeat and to run twice at once.
-    """
-    counts = dict.fromkeys(
-        ("uploads_started", "uploads_expired", "merges_enqueued", "restarted", "given_up", "mails_uncertain"), 0
-    )
-    # Old enough that a browser would have reported it: it was closed, or lost its connection.
-    quiet = now - datetime.timedelta(minutes=1)
-    for dataset in Dataset.objects.filter(state=Dataset.State.UPLOADING, created_at__lt=quiet)[:200]:
-        if finish_upload(dataset):
-            counts["uploads_started"] += 1
-        elif dataset.upload_expires_at < now:
-            fail(dataset, "The upload was never finished, and its form has expired. Start a new upload.")
-            counts["uploads_expired"] += 1
-    quiet_profiling = Dataset.objects.filter(state=Dataset.State.PROFILING, touched_at__lt=now - UNMERGED_AFTER)
-    done = quiet_profiling.filter(chunks__state=Chunk.State.DONE).exclude(
-        Exists(Chunk.objects.filter(dataset=OuterRef("pk")).exclude(state=Chunk.State.DONE))
-    )
-    for dataset in done.distinct().defer("layout", "profile")[:200]:
-        _enqueue("merge", str(dataset.pk), dataset.generation)
-        counts["merges_enqueued"] += 1
-    stalled = Dataset.objects.unfinished()
-    if not resume_all:
-        unbegun = Q(state=Dataset.State.QUEUED, touched_at__lt=now - UNBEGUN_AFTER)
-        stalled = stalled.filter(unbegun | Q(touched_at__lt=now - STALLED_AFTER))
-    for dataset in stalled[:200]:
-        begun = dataset.state != Dataset.State.QUEUED
-        stalls = dataset.stalls + (begun and not resume_all)
-        if stalls >= MOST_STALLS:
-            fail(
-                dataset,
-                f"The work stopped {stalls} times without a result. "
-                "Start it again from this page, or tell your operator.",
-            )
-            counts["given_up"] += 1
-        else:
-            counts["restarted"] += restart(dataset, stalls=stalls)
-    uncertain = Report.objects.filter(mail_state=Report.MailState.SENDING)
-    if not resume_all:
-        uncertain = uncertain.filter(mail_claimed_at__lt=now - STALLED_AFTER)
-    counts["mails_uncertain"] = uncertain.update(
-        mail_state=Report.MailState.FAILED,
-        mail_problem="The worker stopped while it was sending: the mail may have gone out, or not.",
-    )
-    return counts

@@ -144,7 +144,9 @@ def statistics(request: HttpRequest, pk: UUID) -> HttpResponse:
 def again(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Work on the file again, from the start."""
     dataset = _own(request, pk)
-    if not services.restart(dataset):
+    if not dataset.etag:
+        messages.error(request, "There is no file to run again. Make a new dataset and upload it there.")
+    elif not services.restart(dataset):
         messages.info(request, "It was started already.")
     return redirect(dataset)
 

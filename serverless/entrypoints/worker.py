@@ -26,7 +26,7 @@ def arguments(pool_name: str, concurrency: int | None = None) -> list[str]:
         "worker",
         f"--queues={','.join(queue.name for queue in queues)}",
         f"--concurrency={concurrency or pool.concurrency}",
-        f"--prefetch-multiplier={max(queue.prefetch for queue in queues)}",
+        f"--prefetch-multiplier={TOPOLOGY.prefetch(pool_name)}",
         f"--max-memory-per-child={CHILD_MEMORY_KIB}",
         f"--hostname={pool_name}@%h",
         "--pool=prefork",

@@ -81,8 +81,6 @@ def main() -> None:
     from serverless.local import provision, snapshot
 
     server = Server(("127.0.0.1", options.port), application(), numthreads=32, request_queue_size=128)
-    # A long poll holds a thread for 20 s; these must not keep the process from stopping.
-    server.shutdown_timeout = 1
     server.prepare()
     url = f"http://127.0.0.1:{server.bind_addr[1]}"
     os.environ.update(environment(url))

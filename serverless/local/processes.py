@@ -20,6 +20,7 @@ _PAUSES_SECONDS = (1, 2, 4, 8, 15, 30)
 #: A child that lived this long starts its pauses anew.
 _STABLE_SECONDS = 60
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def log_line(source: str, text: str, colour: int = 90) -> None:
@@ -146,4 +147,4 @@ def ending(status: int) -> str:
 def _die_with_parent() -> None:
     """On Linux, end the child if the supervisor is killed without a chance to stop it."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -13,7 +13,7 @@ import boto3
 
 from tasks.topology import TOPOLOGY, Topology
 
-#: How often SQS hands a message out before it dead-letters it. High: crashes are judged by the worker, not by SQS.
+#: How often SQS hands a message out before it dead-letters it. High, so that drains and deploys do not use it up.
 MAX_RECEIVES = 20
 DEAD_LETTER_RETENTION_SECONDS = 14 * 86400
 
@@ -55,7 +55,7 @@ def _queues(sqs: Any, prefix: str, topology: Topology) -> None:
             sqs,
             prefix + queue.name,
             {
-                "VisibilityTimeout": queue.visibility_timeout_seconds,
+                "VisibilityTimeout": topology.visibility_timeout_seconds(queue),
                 "MessageRetentionPeriod": queue.retention_days * 86400,
                 "ReceiveMessageWaitTimeSeconds": 20,
                 "RedrivePolicy": json.dumps(redrive),

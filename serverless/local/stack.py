@@ -53,6 +53,8 @@ class Stack:
     def start(self) -> None:
         """Start everything and return when the site answers. Raises StackError."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        # It holds sessions, files and mail; other users of this machine may not read them.
+        self.folder.chmod(0o700)
         self._start_cloud()
         self.environment = {
             **self._base_environment(),
@@ -65,6 +67,8 @@ class Stack:
             **self.overrides,
         }
         self.manage("migrate", "--verbosity=0")
+        # The queues start empty each time, so unfinished work is started again from the database.
+        self.manage("housekeeping", "--resume-all")
         python = sys.executable
         web = [python, "-m", "uvicorn", "django_app.asgi:application", "--host=127.0.0.1", f"--port={self.web_port}"]
         web += ["--no-access-log", "--lifespan=off", "--log-level=warning", "--timeout-graceful-shutdown=3"]
@@ -86,20 +90,22 @@ class Stack:
                 )
                 for pool in TOPOLOGY.pools
             ),
-            # The queues start empty each time, so unfinished work is started again from the database.
-            Child("clock", [python, "manage.py", "housekeeping", "--every=60", "--resume-all"], self.environment),
+            Child("clock", [python, "manage.py", "housekeeping", "--every=60"], self.environment),
         ]
         colours(self.children)
         for child in self.children:
             child.start()
         self._await_site()
 
-    def manage(self, *arguments: str) -> str:
-        """Run a management command in the stack's environment; returns what it printed. Raises StackError."""
+    def manage(self, *arguments: str, **variables: str) -> str:
+        """Run a management command in the stack's environment; returns what it printed. Raises StackError.
+
+        variables: more of the environment, for what should not stand in a command line.
+        """
         done = subprocess.run(
             [sys.executable, "manage.py", *arguments],
             cwd=ROOT,
-            env=self.environment,
+            env={**self.environment, **variables},
             capture_output=True,
             text=True,
             check=False,
@@ -111,7 +117,7 @@ class Stack:
     def demo_login(self) -> tuple[str, str]:
         """Name and password of the demo user, made on the first start; the password is random and kept in folder."""
         password = self._secret("demo-password", 6)
-        self.manage("demo_user", "demo", password)
+        self.manage("demo_user", "demo", DEMO_PASSWORD=password)
         return "demo", password
 
     def watch(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.errors
 import email.header
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -94,9 +95,7 @@ class Bucket:
         """Size, etag and the user's file name. Raises ObjectMissingError."""
         with _MissingIsAnError(self.name, key):
             head = aws.client("s3").head_object(Bucket=self.name, Key=key)
-        # S3 encodes metadata that is not ASCII as RFC 2047 words.
-        filename = str(email.header.make_header(email.header.decode_header(head["Metadata"].get("filename", ""))))
-        return ObjectInfo(head["ContentLength"], head["ETag"], filename)
+        return ObjectInfo(head["ContentLength"], head["ETag"], _decoded(head["Metadata"].get("filename", "")))
 
     def read(self, key: str, *, start: int = 0, stop: int | None = None, etag: str | None = None) -> bytes:
         """The bytes from start up to, not including, stop; stop=None reads to the end.
@@ -111,7 +110,7 @@ class Bucket:
             return answer["Body"].read()
 
     def stream(self, key: str, *, etag: str | None = None, piece_bytes: int = 4 << 20) -> Iterator[bytes]:
-        """The whole object in pieces; a connection that breaks is resumed where it broke.
+        """The whole object in pieces, each a request of its own.
 
         Raises ObjectMissingError.
         """
@@ -156,6 +155,14 @@ class Bucket:
         if etag:
             arguments["IfMatch"] = etag
         return arguments
+
+
+def _decoded(text: str) -> str:
+    """S3 sends metadata that is not ASCII as RFC 2047 words; a user's own name may look like one and be none."""
+    try:
+        return str(email.header.make_header(email.header.decode_header(text)))
+    except (LookupError, ValueError, email.errors.HeaderParseError):
+        return text
 
 
 class _MissingIsAnError:

@@ -1,1 +1,1 @@
-"""What every task gets: routing by the topology, the base task, set-up of the worker's processes."""
+"""What tasks stand on: routing by the topology, a base task that retries what passes, logs."""

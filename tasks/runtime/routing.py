@@ -59,7 +59,7 @@ class AMQP(celery_amqp.AMQP):
         return send_task_message
 
 
-def limits_for(task: str, queue: str, asked: Any) -> list[float]:
+def limits_for(task: str, queue: str, asked: Any) -> list[float | None]:
     """The hard and the soft time limit, in seconds, of a message in that queue.
 
     asked: [hard, soft] as the message has them, either may be None: then the queue's own.
@@ -77,5 +77,6 @@ def limits_for(task: str, queue: str, asked: Any) -> list[float]:
     if hard is None:
         hard = declared.time_limit_seconds
     if soft is None:
-        soft = min(declared.soft_time_limit_seconds, hard)
+        # Told to stop a tenth, at most 30 seconds, before it is killed; below two seconds there is no room for both.
+        soft = min(declared.soft_time_limit_seconds, hard - max(1, min(30, hard / 10))) if hard >= 2 else None
     return [hard, soft]

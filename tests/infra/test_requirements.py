@@ -72,8 +72,9 @@ def test_the_web_requirements_alone_serve_the_site_and_enqueue(web_python, cloud
         "SECRET_KEY": "web-alone",
         "DATABASE_URL": f"sqlite:///{tmp_path / 'db.sqlite3'}",
         "PUBLIC_URL": url,
+        "DEMO_PASSWORD": "secret-word",
     }
-    for command in (["migrate", "-v0"], ["demo_user", "demo", "secret-word"], ["check"]):
+    for command in (["migrate", "-v0"], ["demo_user", "demo"], ["check"]):
         subprocess.run([web_python, "manage.py", *command], cwd=ROOT, env=env, check=True)
     server = subprocess.Popen([web_python, "manage.py", "runserver", "--noreload", str(port)], cwd=ROOT, env=env)
     try:

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from django_app.datasets import services
 from django_app.datasets.models import Dataset, Report
+from serverless.local.stack import free_port
 from tasks.emails import send_report
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -128,6 +129,19 @@ def test_a_mail_that_may_have_gone_out_is_not_repeated(report, ses, answer):
     assert "may have gone out, or not" in report.mail_problem
     send(report)
     assert ses.requests == 1
+
+
+def test_an_address_that_is_none_is_said_and_nothing_is_uncertain(report, ses):
+    User.objects.update(email="ada@@example..com")
+    assert send(report).mail_state == "failed"
+    assert report.mail_problem.startswith("The mail could not be made:")
+    assert ses.requests == 0
+
+
+def test_a_service_that_cannot_be_reached_is_tried_again(report, ses, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SESV2", f"http://127.0.0.1:{free_port()}")
+    assert send(report).mail_state == "failed"
+    assert report.mail_problem.startswith("The mail service refused the mail: Could not connect")
 
 
 def test_an_owner_without_an_address_is_told(report, ses):

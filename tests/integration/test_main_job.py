@@ -119,7 +119,10 @@ def test_an_object_deleted_in_between_is_said_on_the_page(stack, visitor):
     s3(stack).delete_object(Bucket=BUCKET, Key=key)
     visitor.post(f"{page}again/")
     wait_for(lambda: visitor.look(page).state == "failed", "the failure")
-    assert visitor.look(page).problem == "The uploaded file is gone from storage. Upload it again."
+    assert (
+        visitor.look(page).problem
+        == "The uploaded file was removed or replaced. Make a new dataset and upload it there."
+    )
 
 
 def test_running_again_makes_a_new_report_and_a_new_mail(stack, visitor):
@@ -152,7 +155,7 @@ def test_deleting_while_it_is_worked_on_leaves_no_objects(stack, visitor):
 def test_people_see_their_own_datasets_only(stack, visitor):
     page = visitor.upload("mine.csv", SMALL)
     visitor.await_end(page)
-    stack.manage("demo_user", "other", "another-password")
+    stack.manage("demo_user", "other", DEMO_PASSWORD="another-password")
     with Visitor(stack.url) as other:
         other.sign_in("other", "another-password")
         assert "mine.csv" not in other.client.get("/datasets/").text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import threading
+from dataclasses import asdict
 
 import httpx
 import pytest
@@ -13,8 +14,9 @@ from django.core.management import call_command
 from django.db import connection, transaction
 from django.utils import timezone
 
-from django_app.datasets import services
+from django_app.datasets import housekeeping, services
 from django_app.datasets.models import Chunk, Dataset, Report
+from tasks.reports import build_report
 
 pytestmark = pytest.mark.django_db(transaction=True)
 STATE = Dataset.State
@@ -39,7 +41,7 @@ def owner() -> User:
 
 
 def dataset(owner: User, **fields) -> Dataset:
-    values = {"state": STATE.QUEUED, "generation": 1, "upload_expires_at": timezone.now(), **fields}
+    values = {"state": STATE.QUEUED, "generation": 1, "etag": '"e"', "upload_expires_at": timezone.now(), **fields}
     return Dataset.objects.create(owner=owner, **values)
 
 
@@ -120,33 +122,120 @@ def test_housekeeping_starts_an_upload_that_nobody_reported(cloud, owner, enqueu
     made = services.create(owner)
     upload(made)
     later = timezone.now() + datetime.timedelta(minutes=2)
-    assert services.housekeeping(later)["uploads_started"] == 1
-    assert services.housekeeping(later)["uploads_started"] == 0
+    assert housekeeping.run(later).uploads_started == 1
+    assert housekeeping.run(later).uploads_started == 0
     assert len(enqueued) == 1
+
+
+@pytest.mark.parametrize("name", ["=?x?q?a?=.csv", "=?utf-8?b?a?=", "=?utf-8?q?=ff?=.csv"])
+def test_a_file_name_that_looks_encoded_and_is_not_is_only_a_name(cloud, owner, name):
+    made = services.create(owner)
+    upload(made, name=name)
+    assert services.finish_upload(made)
+    made.refresh_from_db()
+    assert made.name == name.rpartition("/")[2]
+
+
+def test_one_upload_that_cannot_be_settled_does_not_stop_the_others(cloud, owner, monkeypatch):
+    bad, good = services.create(owner), services.create(owner)
+    upload(good)
+    original = services.finish_upload
+
+    def finish(made):
+        if made.pk == bad.pk:
+            raise OSError("storage answered nonsense")
+        return original(made)
+
+    monkeypatch.setattr(services, "finish_upload", finish)
+    assert housekeeping.run(timezone.now() + datetime.timedelta(minutes=2)).uploads_started == 1
+
+
+def test_many_pending_uploads_do_not_starve_one_that_arrived(cloud, owner):
+    mine = services.create(owner)
+    upload(mine)
+    now = timezone.now()
+    Dataset.objects.bulk_create(
+        Dataset(owner=owner, upload_expires_at=mine.upload_expires_at + datetime.timedelta(seconds=n))
+        for n in range(1, 220)
+    )
+    assert housekeeping.run(now + datetime.timedelta(minutes=2)).uploads_started == 1
+
+
+def test_a_file_that_was_never_accepted_cannot_be_run_again(cloud, owner, settings, enqueued):
+    made = services.create(owner)
+    upload(made)
+    settings.UPLOAD_LIMIT_BYTES = 3
+    assert services.finish_upload(made)
+    made.refresh_from_db()
+    assert (made.state, "at most 3" in made.problem) == ("failed", True)
+    assert not services.restart(made)
+    assert enqueued == []
+
+
+def test_an_upload_that_arrives_after_the_deletion_is_removed_as_well(cloud, owner):
+    made = services.create(owner)
+    form, prefixes = services.upload_form(made, redirect_url=None), made.prefixes
+    expires = made.upload_expires_at
+    services.delete(made)
+    httpx.post(form.url, data=dict(form.fields), files={"file": ("late.csv", b"a\n1\n")}).raise_for_status()
+    assert housekeeping.run(expires).objects_removed == 0
+    assert housekeeping.run(expires + services.UPLOAD_GRACE * 2).objects_removed == 1
+    assert [key for prefix in prefixes for key in services.bucket().keys(prefix)] == []
+    assert housekeeping.run(expires + services.UPLOAD_GRACE * 2).objects_removed == 0
+
+
+def test_a_report_whose_mail_was_never_begun_is_mailed_when_the_stack_starts(owner, enqueued):
+    made = dataset(owner, state=STATE.READY)
+    report = Report.objects.create(dataset=made, generation=1, built_at=timezone.now())
+    housekeeping.run(timezone.now(), resume_all=True)
+    assert enqueued == [("tasks.emails.send_report", (report.pk,))]
+
+
+def test_a_report_whose_mail_was_lost_is_mailed_after_a_while_and_not_for_ever(owner, enqueued):
+    report = Report.objects.create(dataset=dataset(owner, state=STATE.READY), generation=1, built_at=timezone.now())
+    for minutes in range(120):
+        housekeeping.run(timezone.now() + datetime.timedelta(minutes=minutes))
+    assert 1 <= len(enqueued) <= 3
+    assert set(enqueued) == {("tasks.emails.send_report", (report.pk,))}
+
+
+def test_a_report_task_delivered_again_enqueues_the_mail_that_may_be_missing(owner, enqueued):
+    made = dataset(owner, state=STATE.READY)
+    report = Report.objects.create(dataset=made, generation=1, built_at=timezone.now())
+    build_report.apply(args=[str(made.pk), 1])
+    assert enqueued == [("tasks.emails.send_report", (report.pk,))]
+
+
+def test_a_merge_is_tried_a_few_times_only(owner, enqueued):
+    made = dataset(owner, state=STATE.PROFILING)
+    Chunk.objects.create(dataset=made, index=0, start=0, stop=1, first_line=1, state=Chunk.State.DONE)
+    for minute in range(10):
+        housekeeping.run(timezone.now() + datetime.timedelta(minutes=minute))
+    assert 1 <= len(enqueued) <= 3
 
 
 def test_housekeeping_leaves_an_upload_alone_while_its_browser_may_report_it(cloud, owner, enqueued):
     upload(services.create(owner))
-    assert services.housekeeping(timezone.now())["uploads_started"] == 0
+    assert housekeeping.run(timezone.now()).uploads_started == 0
     assert enqueued == []
 
 
 def test_an_upload_that_is_never_finished_says_so(cloud, owner):
     made = services.create(owner)
-    assert services.housekeeping(made.upload_expires_at - datetime.timedelta(seconds=1))["uploads_expired"] == 0
-    assert services.housekeeping(made.upload_expires_at + datetime.timedelta(seconds=1))["uploads_expired"] == 1
+    last = made.upload_expires_at + services.UPLOAD_GRACE
+    assert housekeeping.run(last - datetime.timedelta(seconds=1)).uploads_expired == 0
+    assert housekeeping.run(last + datetime.timedelta(seconds=1)).uploads_expired == 1
     made.refresh_from_db()
     assert made.problem == "The upload was never finished, and its form has expired. Start a new upload."
 
 
 def test_stalled_work_is_started_again_and_given_up_in_the_end(owner, enqueued):
     made = dataset(owner, state=STATE.PROFILING)
-    now = timezone.now() + services.UNBEGUN_AFTER * 2
-    assert services.housekeeping(now)["restarted"] == 0
+    now = timezone.now() + housekeeping.UNBEGUN_AFTER * 2
+    assert housekeeping.run(now).restarted == 0
     for wanted in ({"restarted": 1}, {"restarted": 1}, {"given_up": 1}):
-        now += services.STALLED_AFTER * 2
-        counts = services.housekeeping(now)
-        assert wanted.items() <= counts.items()
+        now += housekeeping.STALLED_AFTER * 2
+        assert wanted.items() <= asdict(housekeeping.run(now)).items()
         Dataset.objects.filter(state=STATE.QUEUED).update(state=STATE.SPLITTING)
     made.refresh_from_db()
     assert made.state == "failed"
@@ -159,18 +248,18 @@ def test_parts_that_are_all_done_and_were_not_merged_are_merged(owner, enqueued,
     made = dataset(owner, state=STATE.PROFILING)
     for index, state in enumerate(states.split()):
         Chunk.objects.create(dataset=made, index=index, start=0, stop=1, first_line=1, state=state)
-    assert services.housekeeping(timezone.now())["merges_enqueued"] == 0
-    assert services.housekeeping(timezone.now() + services.UNMERGED_AFTER * 2)["merges_enqueued"] == enqueues
+    assert housekeeping.run(timezone.now()).merges_enqueued == 0
+    assert housekeeping.run(timezone.now() + housekeeping.UNMERGED_AFTER * 2).merges_enqueued == enqueues
     assert enqueued == [("tasks.datasets.merge_profile", (str(made.pk), 1))] * enqueues
 
 
 def test_work_that_nobody_began_is_enqueued_again_and_never_given_up(owner, enqueued):
     made = dataset(owner)
     now = timezone.now()
-    assert services.housekeeping(now)["restarted"] == 0
+    assert housekeeping.run(now).restarted == 0
     for _ in range(5):
-        now += services.UNBEGUN_AFTER * 2
-        assert services.housekeeping(now)["restarted"] == 1
+        now += housekeeping.UNBEGUN_AFTER * 2
+        assert housekeeping.run(now).restarted == 1
         Dataset.objects.update(touched_at=now)
     made.refresh_from_db()
     assert (made.state, made.stalls, made.generation) == ("queued", 0, 6)
@@ -179,14 +268,14 @@ def test_work_that_nobody_began_is_enqueued_again_and_never_given_up(owner, enqu
 def test_a_stack_that_starts_anew_resumes_all_unfinished_work(owner, enqueued):
     for state in STATE:
         dataset(owner, state=state, upload_expires_at=timezone.now() + datetime.timedelta(hours=1))
-    assert services.housekeeping(timezone.now(), resume_all=True)["restarted"] == 4
+    assert housekeeping.run(timezone.now(), resume_all=True).restarted == 4
 
 
 def test_a_mail_that_was_never_confirmed_is_said_to_be_uncertain(owner):
     report = Report.objects.create(dataset=dataset(owner, state=STATE.READY), generation=1)
     assert services.claim_mail(report)
-    assert services.housekeeping(timezone.now())["mails_uncertain"] == 0
-    assert services.housekeeping(timezone.now() + services.STALLED_AFTER * 2)["mails_uncertain"] == 1
+    assert housekeeping.run(timezone.now()).mails_uncertain == 0
+    assert housekeeping.run(timezone.now() + housekeeping.STALLED_AFTER * 2).mails_uncertain == 1
     report.refresh_from_db()
     assert (report.mail_state, "may have gone out, or not" in report.mail_problem) == ("failed", True)
 

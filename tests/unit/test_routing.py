@@ -100,7 +100,8 @@ def test_a_message_carries_its_queues_time_limits(sent, task):
 
 def test_a_task_may_ask_for_less_time_than_its_queue_gives(sent, task):
     task.apply_async(time_limit=20)
-    assert sent[0][1]["timelimit"] == [20, 20]
+    task.apply_async(time_limit=1)
+    assert [headers["timelimit"] for _, headers, _ in sent] == [[20, 18], [1, None]]
 
 
 def test_a_task_that_asks_for_more_time_fails_at_the_call(sent, task):

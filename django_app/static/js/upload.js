@@ -8,7 +8,7 @@ const fields = JSON.parse(document.querySelector("#upload-fields").textContent);
 
 const reasons = {
   EntityTooLarge: "The file is larger than allowed. Choose a smaller one.",
-  AccessDenied: "The upload form has expired. Reload the page and try again.",
+  AccessDenied: "The upload form has expired. Start a new dataset.",
 };
 
 function readable(request) {

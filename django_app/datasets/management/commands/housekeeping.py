@@ -1,9 +1,10 @@
-"""Settles what nobody reported: see services.housekeeping."""
+"""Settles what nobody reported: see django_app/datasets/housekeeping.py."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict
 from typing import Any
 
 import structlog
@@ -11,7 +12,8 @@ from django.core.management.base import BaseCommand
 from django.db import Error, close_old_connections
 from django.utils import timezone
 
-from django_app.datasets import services
+from django_app.datasets import housekeeping
+from serverless import aws
 
 log = structlog.get_logger(__name__)
 
@@ -29,11 +31,11 @@ class Command(BaseCommand):
         resume_all = options["resume_all"]
         while True:
             try:
-                counts = services.housekeeping(timezone.now(), resume_all=resume_all)
+                done = asdict(housekeeping.run(timezone.now(), resume_all=resume_all))
                 resume_all = False
-                if any(counts.values()) or not options["every"]:
-                    log.info("housekeeping", **counts)
-            except Error as error:
+                if any(done.values()) or not options["every"]:
+                    log.info("housekeeping", **done)
+            except (Error, *aws.ERRORS) as error:
                 if not options["every"]:
                     raise
                 log.warning("housekeeping_failed", error=str(error))
