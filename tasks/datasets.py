@@ -13,6 +13,7 @@ from typing import Any
 
 from celery import chord
 from celery.canvas import Signature
+from django.conf import settings
 
 from django_app.datasets import services
 from django_app.datasets.models import Chunk, Dataset
@@ -42,7 +43,7 @@ def profile_dataset(self: Task, dataset_id: str, generation: int) -> Any:
     services.advance(dataset, state.SPLITTING, came_from=[state.QUEUED, state.SPLITTING, state.PROFILING])
     bucket = services.bucket()
     try:
-        layout = split(bucket.stream(dataset.upload_key, etag=dataset.etag), _chunk_bytes())
+        layout = split(bucket.stream(dataset.upload_key, etag=dataset.etag), settings.CHUNK_BYTES)
         first = layout.ranges[0]
         head = bucket.read(
             dataset.upload_key, start=first.start, stop=min(first.stop, first.start + _SAMPLE_BYTES), etag=dataset.etag
@@ -63,13 +64,6 @@ def profile_dataset(self: Task, dataset_id: str, generation: int) -> Any:
     callback: Signature[Any] = merge_profile.si(dataset_id, generation)
     chord(header)(callback)
     return len(header)
-
-
-def _chunk_bytes() -> int:
-    from django.conf import settings
-
-    size: int = settings.CHUNK_BYTES
-    return size
 
 
 def _sample(summary: Any, head: bytes, layout: Any) -> Any:

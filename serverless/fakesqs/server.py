@@ -88,6 +88,9 @@ class Server:
                 pass
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.LimitOverrunError):
             pass
+        except asyncio.CancelledError:
+            # The server stops while a request waits; asyncio would log the task of a connection that ends so.
+            pass
         finally:
             self._connections.discard(writer)
             writer.close()

@@ -35,7 +35,8 @@ def test_each_queue_has_its_settings_and_its_dead_letter_queue(sqs):
 
 
 def test_there_is_no_queue_that_the_topology_does_not_declare(sqs):
-    names = {url.rpartition("/")[2].removeprefix(NAMES.queue_prefix) for url in sqs.list_queues()["QueueUrls"]}
+    urls = sqs.list_queues(QueueNamePrefix=NAMES.queue_prefix)["QueueUrls"]
+    names = {url.rpartition("/")[2].removeprefix(NAMES.queue_prefix) for url in urls}
     declared = TOPOLOGY.queues.values()
     assert names == {queue.name for queue in declared} | {queue.dead_letter_name for queue in declared}
 
