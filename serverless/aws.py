@@ -37,11 +37,9 @@ _CONFIG = Config(
     connect_timeout=5,
     read_timeout=60,
     retries={"mode": "standard", "total_max_attempts": 4},
-    # POST policies and presigned addresses must be signed with version 4.
-    signature_version="v4",
-    s3={"payload_signing_enabled": False},
 )
-_S3_CONFIG = _CONFIG.merge(Config(signature_version="s3v4"))
+# POST policies and presigned addresses must be signed with version 4.
+_S3_CONFIG = _CONFIG.merge(Config(signature_version="s3v4", s3={"payload_signing_enabled": False}))
 
 _MISCONFIGURED = (NoCredentialsError, NoRegionError, ParamValidationError)
 _NEVER_ASKED = (EndpointConnectionError, ConnectTimeoutError, *_MISCONFIGURED)

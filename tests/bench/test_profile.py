@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 MOST_WORKER_BYTES = 400_000_000
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_the_chunk_task_is_at_least_half_as_fast_as_polars():
     """By CPU seconds, the median of interleaved rounds: what else the machine does counts little."""
     done = subprocess.run(
@@ -76,7 +76,7 @@ def profile_and_measure(folder: Path, data: bytes, seconds: float) -> tuple[int,
         stack.stop()
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_a_worker_stays_under_400_mb_on_real_flights(tmp_path, flights):
     parts, largest = profile_and_measure(tmp_path, flights, 120)
     print(f"{len(flights) / 1e6:.0f} MB in {parts} parts: largest worker process {largest / 1e6:.0f} MB")

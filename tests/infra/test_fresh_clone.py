@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.services
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def web_python(tmp_path: Path) -> Path:
     return python
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_the_web_requirements_alone_serve_the_site_and_enqueue(web_python, cloud_url, tmp_path):
     port = free_port()
     url = f"http://127.0.0.1:{port}"

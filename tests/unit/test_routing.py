@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from celery import chain, chord, group
+from celery import chain, group
 from celery.signals import before_task_publish
 
 from tasks.celery import TASK_ROUTES, app
@@ -108,8 +108,3 @@ def test_a_task_that_asks_for_more_time_fails_at_the_call(sent, task):
     with pytest.raises(TopologyError, match=r'time_limit=500 exceeds time_limit_seconds=300 of queue "default"'):
         task.apply_async(time_limit=500)
     assert sent == []
-
-
-def test_a_chord_needs_no_queue_that_is_not_declared(sent, task):
-    assert {task.name for task in chord([task.si()], task.si()).tasks} == {"tests.routing.work"}
-    assert not app.conf.task_create_missing_queues

@@ -201,14 +201,14 @@ class _Scanner:
         end = _record_end(head, start)
         if end is None:
             if len(head) > limits.LARGEST_RECORD_BYTES:
-                raise _record_too_long(1, carriage_returns=b"\r" in head and b"\n" not in head)
+                raise _bare_carriage_returns() if b"\r" in head and b"\n" not in head else _record_too_long(1)
             if not at_end:
                 return
             end = len(head)
         if not head[start:end].strip():
             raise InputError("The file is empty. Upload a CSV file with a header and at least one row.")
         if b"\r" in head[start:end].rstrip(b"\r\n") and b"\n" not in head:
-            raise _record_too_long(1, carriage_returns=True)
+            raise _bare_carriage_returns()
         self.layout = _header(head[start:end], head.count(b"\n", 0, start) + 1)
         self.head = b""
         self.offset = self.record_start = self.range_start = end
@@ -246,7 +246,7 @@ class _Scanner:
         if len(too_long):
             start = int(starts[too_long[0]])
             line = self.record_line if start < self.offset else self._line_at(piece, start - self.offset)
-            raise _record_too_long(line, carriage_returns=False)
+            raise _record_too_long(line)
 
 
 def _record_end(data: bytes, start: int) -> int | None:
@@ -313,9 +313,11 @@ def _not_utf8(offset: int, line: int) -> InputError:
     )
 
 
-def _record_too_long(line: int, *, carriage_returns: bool) -> InputError:
-    if carriage_returns:
-        return InputError("The lines end in bare carriage returns. Save the file with LF or CRLF line ends.")
+def _bare_carriage_returns() -> InputError:
+    return InputError("The lines end in bare carriage returns. Save the file with LF or CRLF line ends.")
+
+
+def _record_too_long(line: int) -> InputError:
     return InputError(
         f"Line {line}: this record is longer than {limits.LARGEST_RECORD_BYTES >> 20} MiB, the most that is read. "
         "Shorten its fields, or close a quote that was left open."
