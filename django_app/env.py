@@ -47,6 +47,12 @@ QUEUE_URL_PREFIX: str = _env.str("QUEUE_URL_PREFIX", default="")
 #: Celery's broker URL. Default: SQS with the process's AWS credentials.
 BROKER_URL: str = _env.str("BROKER_URL", default="sqs://")
 
+#: Seconds, the length of a long poll of SQS, 1 to 20. A worker that stops waits as long for its last one. Default: 20.
+QUEUE_WAIT_SECONDS: int = _env.int("QUEUE_WAIT_SECONDS", default=20)
+
+#: A file that workers rewrite every few seconds with what a health check needs to know. Default: none.
+LIVENESS_FILE: str = _env.str("LIVENESS_FILE", default="")
+
 #: Celery's result backend. Default: none, which canvas (chords) cannot work without.
 RESULT_BACKEND: str = _env.str("RESULT_BACKEND", default="disabled://")
 

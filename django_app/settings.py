@@ -178,6 +178,8 @@ ANYMAIL = {
 CELERY_APP = "tasks.celery.app"
 BROKER_URL = env.BROKER_URL
 QUEUE_URL_PREFIX = env.QUEUE_URL_PREFIX
+QUEUE_WAIT_SECONDS = env.QUEUE_WAIT_SECONDS
+LIVENESS_FILE = env.LIVENESS_FILE
 RESULT_BACKEND = env.RESULT_BACKEND
 
 # Language and logs -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import boto3
@@ -43,14 +44,21 @@ _S3_CONFIG = _CONFIG.merge(Config(signature_version="s3v4", s3={"payload_signing
 
 _MISCONFIGURED = (NoCredentialsError, NoRegionError, ParamValidationError)
 _NEVER_ASKED = (EndpointConnectionError, ConnectTimeoutError, *_MISCONFIGURED)
+_EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException"}
 _PASSING_CODES = {
     *("Throttling", "ThrottlingException", "TooManyRequestsException", "SlowDown", "RequestTimeout"),
-    *("InternalError", "InternalFailure", "ServiceUnavailable", "RequestTimeTooSkewed", "ExpiredToken"),
+    *("RequestThrottled", "RequestThrottledException", "OverLimit", "KmsThrottled"),
+    *("InternalError", "InternalFailure", "ServiceUnavailable", "RequestTimeTooSkewed"),
+    *("ExpiredToken", "ExpiredTokenException"),
 }
 
+#: Seconds between two readings of the credentials anew.
+_RENEWAL_PAUSE_SECONDS = 10.0
+
 _lock = threading.Lock()
-_clients: dict[tuple[int, str], Any] = {}
+_clients: dict[tuple[int, str, str], Any] = {}
 _sessions: dict[int, boto3.session.Session] = {}
+_renewed_at = float("-inf")
 
 
 def region() -> str:
@@ -58,19 +66,22 @@ def region() -> str:
 
 
 @overload
-def client(service: Literal["s3"]) -> S3Client: ...
+def client(service: Literal["s3"], purpose: str = "", **options: Any) -> S3Client: ...
 @overload
-def client(service: Literal["sqs"]) -> SQSClient: ...
+def client(service: Literal["sqs"], purpose: str = "", **options: Any) -> SQSClient: ...
 @overload
-def client(service: Literal["sesv2"]) -> SESV2Client: ...
+def client(service: Literal["sesv2"], purpose: str = "", **options: Any) -> SESV2Client: ...
 @overload
-def client(service: Literal["dynamodb"]) -> DynamoDBClient: ...
-def client(service: str) -> Any:
+def client(service: Literal["dynamodb"], purpose: str = "", **options: Any) -> DynamoDBClient: ...
+def client(service: str, purpose: str = "", **options: Any) -> Any:
     """The process's client of a service; thread-safe, and made anew in a forked child.
 
     A connection that parent and child share would mix their answers, hence one set of clients per process id.
+    purpose: tells clients of one service apart; the first call with a purpose decides its options.
+    options: of boto3's `client`, such as region_name, endpoint_url; `config` is laid over the timeouts and retries
+        that all clients have.
     """
-    key = (os.getpid(), service)
+    key = (os.getpid(), service, purpose)
     found = _clients.get(key)
     if found is not None:
         return found
@@ -78,8 +89,27 @@ def client(service: str) -> Any:
         if key not in _clients:
             session = _sessions.setdefault(os.getpid(), boto3.session.Session(region_name=region()))
             config = _S3_CONFIG if service == "s3" else _CONFIG
-            _clients[key] = session.client(service, config=config)  # type: ignore[call-overload]
+            options["config"] = config.merge(options.get("config") or Config())
+            _clients[key] = session.client(service, **options)  # type: ignore[call-overload]
         return _clients[key]
+
+
+def renew_credentials(error: BaseException) -> bool:
+    """If AWS refused the credentials as expired, forget all clients, so that the next ones read them anew.
+
+    boto3 refreshes a role's credentials by itself; what somebody else puts into a file it reads once.
+    Returns whether it forgot them; it does so at most once in ten seconds.
+    """
+    global _renewed_at  # noqa: PLW0603 - one clock a process
+    if not isinstance(error, ClientError) or error.response.get("Error", {}).get("Code") not in _EXPIRED_CODES:
+        return False
+    with _lock:
+        if time.monotonic() - _renewed_at < _RENEWAL_PAUSE_SECONDS:
+            return False
+        _renewed_at = time.monotonic()
+        _clients.clear()
+        _sessions.clear()
+        return True
 
 
 def is_passing(error: BaseException | None) -> bool:

@@ -19,6 +19,7 @@ from kombu import Queue as KombuQueue
 
 import tasks
 from serverless import aws
+from serverless.broker import BatchPublishing
 from tasks.runtime.logs import WorkerLogStep
 from tasks.topology import TOPOLOGY
 
@@ -37,23 +38,34 @@ def task_modules() -> list[str]:
 
 
 def broker_transport_options() -> dict[str, Any]:
-    """Queues are named in advance, so that no List or Create permission is needed."""
-    options: dict[str, Any] = {
+    """Queues are named in advance, so that no List, Create or GetQueueAttributes permission is needed."""
+    return {
         "region": aws.region(),
-        "predefined_queues": {name: {"url": f"{settings.QUEUE_URL_PREFIX}{name}"} for name in TOPOLOGY.queues},
-        "wait_time_seconds": 20,
-        # With its default of 1 s, kombu waits that long whenever the prefetch window is full.
-        "polling_interval": 0,
-        # The message is the plain JSON envelope; base64 around it would only make it a third larger.
-        "sqs_base64_encoding": False,
+        "predefined_queues": {
+            queue.name: {
+                "url": f"{settings.QUEUE_URL_PREFIX}{queue.name}",
+                "prefetch": queue.prefetch,
+                "level": TOPOLOGY.level(queue),
+                "dead_letter_url": f"{settings.QUEUE_URL_PREFIX}{queue.dead_letter_name}",
+                "max_receives": TOPOLOGY.max_receives,
+                "retention_days": queue.retention_days,
+            }
+            for queue in TOPOLOGY.queues.values()
+        },
+        "wait_time_seconds": settings.QUEUE_WAIT_SECONDS,
+        "lease_seconds": TOPOLOGY.lease_seconds,
+        "claim_check": {"bucket": settings.FILES_BUCKET},
+        "liveness_file": settings.LIVENESS_FILE or None,
     }
-    return options
 
 
-app = Celery("cloudqueue", amqp="tasks.runtime.routing:AMQP", set_as_current=False)
+class App(BatchPublishing, Celery):
+    """Celery, with `group` and `bulk` sending ten messages to a request."""
+
+
+app = App("cloudqueue", amqp="tasks.runtime.routing:AMQP", set_as_current=False)
 app.conf.update(
     broker_url=settings.BROKER_URL,
-    broker_transport_options=broker_transport_options(),
     broker_connection_retry_on_startup=True,
     result_backend=settings.RESULT_BACKEND,
     result_expires=86400,
@@ -79,6 +91,13 @@ app.conf.update(
     timezone="UTC",
     imports=task_modules(),
 )
+if settings.BROKER_URL.startswith("sqs:"):
+    app.conf.update(
+        broker_transport="serverless.broker:Transport",
+        broker_transport_options=broker_transport_options(),
+        # Slots are child processes; how many messages each holds stands in the topology, by queue.
+        worker_prefetch_multiplier=1,
+    )
 app.autodiscover_tasks()
 app.steps["worker"].add(WorkerLogStep)
 

@@ -18,7 +18,6 @@ PATH = Path(__file__).with_name("topology.json")
 
 #: SQS keeps a message in flight for 12 hours at most; an hour stays for draining and hand-over.
 LONGEST_TIME_LIMIT_SECONDS = 11 * 3600
-LONGEST_IN_FLIGHT_SECONDS = 12 * 3600
 #: SQS keeps a message for 14 days at most.
 LONGEST_RETENTION_DAYS = 14
 LOWEST_PRIORITY, HIGHEST_PRIORITY = 0, 9
@@ -89,9 +88,16 @@ class Level:
 
 @dataclass(frozen=True)
 class Topology:
-    """All queues, the pools that consume them, and how priorities choose among a queue's levels."""
+    """All queues, the pools that consume them, and how priorities choose among a queue's levels.
+
+    lease_seconds: how long a message stays hidden when its worker has died; while it lives, it renews that.
+    max_receives: how often SQS hands a message out before it dead-letters it by itself. High: what crashes is counted
+        elsewhere, and drains and deploys must not use it up.
+    """
 
     default_queue: str
+    lease_seconds: int
+    max_receives: int
     queues: Mapping[str, Queue]
     pools: Mapping[str, Pool]
     levels: Mapping[str, tuple[Level, ...]]
@@ -125,18 +131,13 @@ class Topology:
                 return self.queues[level.queue]
         return queue
 
-    def visibility_timeout_seconds(self, queue: Queue) -> int:
-        """How long a received message stays hidden: everything that its worker holds may run before it, to its limit.
-
-        kombu's own transport does not renew visibility, so it must outlast the longest wait plus the longest run.
-        """
-        mates = self.queues_of_pool(queue.pool)
-        longest = max(mate.time_limit_seconds for mate in mates)
-        return self.prefetch(queue.pool) * longest + queue.time_limit_seconds + 60
-
-    def prefetch(self, pool: str) -> int:
-        """Messages that a worker of that pool holds per free slot: kombu's own transport has one number a worker."""
-        return max(queue.prefetch for queue in self.queues_of_pool(pool))
+    def level(self, queue: Queue) -> int:
+        """How urgent a queue is among the levels of its family; 0 is the most urgent. 0 for a queue without levels."""
+        for family in self.levels.values():
+            order = [level.queue for level in sorted(family, key=lambda level: -level.highest)]
+            if queue.name in order:
+                return order.index(queue.name)
+        return 0
 
     def queues_of_pool(self, pool: str) -> tuple[Queue, ...]:
         """The queues that a pool consumes, most urgent level first, then in the order of the file."""
@@ -167,7 +168,7 @@ def load(path: Path = PATH) -> Topology:
 
 def parse(raw: object) -> Topology:
     """Validate what topology.json holds, already read as JSON."""
-    top = _object("topology", raw, {"default_queue", "levels", "queues", "pools"})
+    top = _object("topology", raw, {"default_queue", "lease_seconds", "max_receives", "levels", "queues", "pools"})
     raw_queues = _named_objects("queues", top["queues"])
     raw_pools = _named_objects("pools", top["pools"])
     pools = {name: _pool(name, value) for name, value in raw_pools.items()}
@@ -181,25 +182,14 @@ def parse(raw: object) -> Topology:
     default = top["default_queue"]
     if not isinstance(default, str) or default not in queues:
         raise TopologyError(f'default_queue: "{default}" is not among the queues. {_did_you_mean(default, queues)}')
-    made = Topology(default, queues, pools, _levels(top["levels"], queues))
-    _check_visibility(made)
-    return made
-
-
-def _check_visibility(topology: Topology) -> None:
-    for pool in topology.pools:
-        for queue in topology.queues_of_pool(pool):
-            if queue.prefetch != topology.prefetch(pool):
-                raise TopologyError(
-                    f'queue "{queue.name}": prefetch={queue.prefetch} differs from {topology.prefetch(pool)}, that of '
-                    f'another queue of pool "{pool}"; a worker has one. Make them equal, or give it a pool of its own.'
-                )
-            seconds = topology.visibility_timeout_seconds(queue)
-            if seconds > LONGEST_IN_FLIGHT_SECONDS:
-                raise TopologyError(
-                    f'queue "{queue.name}": what a worker of pool "{pool}" holds may take {seconds} seconds, more than '
-                    f"the {LONGEST_IN_FLIGHT_SECONDS} that SQS keeps one in flight. Lower prefetch or time limits."
-                )
+    return Topology(
+        default,
+        _whole_number("topology", "lease_seconds", top, 10, 600),
+        _whole_number("topology", "max_receives", top, 5, 1000),
+        queues,
+        pools,
+        _levels(top["levels"], queues),
+    )
 
 
 def _queue(name: str, raw: object, pools: Mapping[str, Pool]) -> Queue:

@@ -2,7 +2,7 @@
 
     python -m serverless.entrypoints.worker --pool datasets
 
-Queues, concurrency and prefetch come from tasks/topology.json.
+Queues and concurrency come from tasks/topology.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def arguments(pool_name: str, concurrency: int | None = None) -> list[str]:
         "worker",
         f"--queues={','.join(queue.name for queue in queues)}",
         f"--concurrency={concurrency or pool.concurrency}",
-        f"--prefetch-multiplier={TOPOLOGY.prefetch(pool_name)}",
+        # The broker takes prefetch from the topology, by queue: here one slot is one child process.
+        "--prefetch-multiplier=1",
         f"--max-memory-per-child={CHILD_MEMORY_KIB}",
         f"--hostname={pool_name}@%h",
         "--pool=prefork",

@@ -42,6 +42,8 @@ def environment(endpoint_url: str) -> dict[str, str]:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "QUEUE_URL_PREFIX": f"{endpoint_url}/{ACCOUNT_ID}/{NAMES_ARGUMENTS['queue_prefix']}",
+        # Nobody pays for requests here, and a worker that stops waits for its last poll.
+        "QUEUE_WAIT_SECONDS": "2",
         "FILES_BUCKET": NAMES_ARGUMENTS["bucket"],
         "RESULT_BACKEND": f"dynamodb://@{REGION}/{NAMES_ARGUMENTS['results_table']}?ttl_seconds=86400",
         "DEFAULT_FROM_EMAIL": f"Cloudqueue <{NAMES_ARGUMENTS['sender']}>",

@@ -13,9 +13,10 @@ import boto3
 
 from tasks.topology import TOPOLOGY, Topology
 
-#: How often SQS hands a message out before it dead-letters it. High, so that drains and deploys do not use it up.
-MAX_RECEIVES = 20
 DEAD_LETTER_RETENTION_SECONDS = 14 * 86400
+#: Where bodies lie that are too large for a message, and for how many days, by the second part of their keys.
+CLAIM_CHECK_PREFIX = "claim-checks/"
+CLAIM_CHECK_RETENTION_DAYS = (30, 400)
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ def _queues(sqs: Any, prefix: str, topology: Topology) -> None:
     for queue in topology.queues.values():
         dead = _queue(sqs, prefix + queue.dead_letter_name, {"MessageRetentionPeriod": DEAD_LETTER_RETENTION_SECONDS})
         arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        redrive = {"deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES}
+        redrive = {"deadLetterTargetArn": arn, "maxReceiveCount": topology.max_receives}
         _queue(
             sqs,
             prefix + queue.name,
             {
-                "VisibilityTimeout": topology.visibility_timeout_seconds(queue),
+                "VisibilityTimeout": topology.lease_seconds,
                 "MessageRetentionPeriod": queue.retention_days * 86400,
                 "ReceiveMessageWaitTimeSeconds": 20,
                 "RedrivePolicy": json.dumps(redrive),
@@ -84,6 +85,20 @@ def _bucket(s3: Any, names: Names) -> None:
         "ExposeHeaders": ["ETag", "Location"],
         "MaxAgeSeconds": 3000,
     }
+    s3.put_bucket_lifecycle_configuration(
+        Bucket=names.bucket,
+        LifecycleConfiguration={
+            "Rules": [
+                {
+                    "ID": f"claim-checks-{days}d",
+                    "Status": "Enabled",
+                    "Filter": {"Prefix": f"{CLAIM_CHECK_PREFIX}{days}d/"},
+                    "Expiration": {"Days": days},
+                }
+                for days in CLAIM_CHECK_RETENTION_DAYS
+            ]
+        },
+    )
     s3.put_bucket_cors(Bucket=names.bucket, CORSConfiguration={"CORSRules": [rule]})
 
 

@@ -29,7 +29,8 @@ def attributes(sqs, name: str) -> dict[str, str]:
 def test_each_queue_has_its_settings_and_its_dead_letter_queue(sqs):
     for queue in TOPOLOGY.queues.values():
         has, dead = attributes(sqs, queue.name), attributes(sqs, queue.dead_letter_name)
-        assert int(has["VisibilityTimeout"]) == TOPOLOGY.visibility_timeout_seconds(queue)
+        assert int(has["VisibilityTimeout"]) == TOPOLOGY.lease_seconds
+        assert int(json.loads(has["RedrivePolicy"])["maxReceiveCount"]) == TOPOLOGY.max_receives
         assert int(has["MessageRetentionPeriod"]) == queue.retention_days * 86400
         assert json.loads(has["RedrivePolicy"])["deadLetterTargetArn"] == dead["QueueArn"]
 
@@ -52,9 +53,7 @@ def test_provisioning_brings_a_changed_queue_back(cloud, sqs):
     url = sqs.get_queue_url(QueueName=f"{NAMES.queue_prefix}low")["QueueUrl"]
     sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": "1"})
     provision(NAMES, cloud)
-    assert int(attributes(sqs, "low")["VisibilityTimeout"]) == TOPOLOGY.visibility_timeout_seconds(
-        TOPOLOGY.queue("low")
-    )
+    assert int(attributes(sqs, "low")["VisibilityTimeout"]) == TOPOLOGY.lease_seconds
 
 
 def test_a_changed_topology_is_followed(cloud, sqs):

@@ -59,8 +59,8 @@ def broken(path: str, value: object) -> dict:
         ("levels.default.hihg", [6, 9], 'queue "hihg" is not declared. Did you mean "high"?'),
         ("levels.default.high", "7-9", "write [lowest, highest]"),
         ("queues", {}, "at least one must be declared"),
-        ("queues.low.prefetch", 1, 'queue "low": prefetch=1 differs from 10, that of another queue of pool "general"'),
-        ("queues.low.time_limit_seconds", 36000, "more than the 43200 that SQS keeps one in flight"),
+        ("lease_seconds", 5, "topology: lease_seconds=5 must be a whole number, 10 to 600."),
+        ("max_receives", 1, "topology: max_receives=1 must be a whole number, 5 to 1000."),
     ],
 )
 def test_a_fault_is_named_with_its_rule_and_remedy(path, value, said):
@@ -128,7 +128,10 @@ def test_every_queue_is_consumed_by_a_pool():
 
 
 @pytest.mark.parametrize("queue", TOPOLOGY.queues.values(), ids=lambda queue: queue.name)
-def test_a_received_message_stays_hidden_until_all_that_its_worker_holds_has_run(queue):
+def test_a_task_is_told_to_stop_before_it_is_killed(queue):
     assert queue.soft_time_limit_seconds < queue.time_limit_seconds
-    held = [mate.time_limit_seconds * mate.prefetch for mate in TOPOLOGY.queues_of_pool(queue.pool)]
-    assert max(held) + queue.time_limit_seconds < TOPOLOGY.visibility_timeout_seconds(queue) <= 12 * 3600
+
+
+@pytest.mark.parametrize(("name", "level"), [("high", 0), ("default", 1), ("low", 2), ("datasets", 0)])
+def test_levels_are_counted_from_the_most_urgent(name, level):
+    assert TOPOLOGY.level(TOPOLOGY.queue(name)) == level

@@ -1,0 +1,63 @@
+"""What can go wrong in the broker, as exceptions that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kombu.exceptions import OperationalError
+
+
+class BrokerError(Exception):
+    """Any error of this package."""
+
+
+class OptionError(BrokerError, ValueError):
+    """A transport option breaks a rule; the message names it, the value, the rule and the remedy."""
+
+
+class UndeclaredQueueError(BrokerError, KeyError):
+    """A queue that is neither in predefined_queues nor found in SQS."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class EnvelopeError(BrokerError, ValueError):
+    """A message that cannot become a Celery message; it is dead-lettered, since retrying cannot help."""
+
+
+class ClaimCheckError(EnvelopeError):
+    """A claim check that points nowhere, outside its bucket and prefix, or at something else than was put there."""
+
+
+class DelayError(BrokerError, ValueError):
+    """A delay that SQS cannot keep and nobody else was set to keep."""
+
+
+@dataclass(frozen=True)
+class Unsent:
+    """One message that was not sent. reason: SQS's code and words, or the error of the connection."""
+
+    task_id: str | None
+    queue: str
+    reason: str
+
+
+class PublishError(BrokerError, OperationalError):
+    """Messages that were not sent, each with its task id; those that are not named were sent.
+
+    unsent: what failed, after everything that could pass was tried again.
+    sent: how many messages of the same call SQS took.
+    """
+
+    def __init__(self, unsent: Sequence[Unsent], sent: int) -> None:
+        self.unsent = tuple(unsent)
+        self.sent = sent
+        first = self.unsent[0]
+        others = f" and {len(self.unsent) - 1} more" if len(self.unsent) > 1 else ""
+        super().__init__(
+            f"{len(self.unsent)} of {len(self.unsent) + sent} messages were not sent: "
+            f'task {first.task_id} to queue "{first.queue}": {first.reason}{others}. '
+            "Send these again by their task ids (the attribute `unsent` lists them all)."
+        )

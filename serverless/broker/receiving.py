@@ -1,0 +1,303 @@
+"""Receiving: one thread a queue, one long poll at a time, as many messages as there is room for.
+
+**Room.** Celery's prefetch count is the number of slots. A held message takes 1/prefetch of a slot, by its queue: a
+long task takes a whole one, so nothing waits behind it that another worker could have taken; ten short ones share one.
+What a poll that is under way may bring is reserved. Only where a slot is free and idle polls of other queues have
+reserved it, a queue may listen for one message all the same; should both bring one, the surplus is handed back at once.
+
+**Whole batches.** While every slot has work, a poll waits until there is room for a batch, so that receiving costs a
+tenth of a request a message. While a slot idles, it does not wait.
+
+**Levels.** A queue is not polled while a more urgent one may have messages: while that one's last answer was full, or
+its poll has not yet had time to come back with something. An idle long poll says that a queue is empty, at no request
+of its own. One poll in `starvation_guard` messages goes down all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from serverless import aws
+from serverless.broker import worker
+from serverless.broker.holdings import Delivery, Holdings
+from serverless.broker.options import MOST_ENTRIES, QueueOptions
+from serverless.broker.spells import Spell
+from serverless.broker.sqs import CALL_ERRORS, Sqs, describe
+
+log = logging.getLogger("serverless.broker")
+
+#: How long a poll may be under way before it says that its queue is empty for now.
+PATIENCE_SECONDS = 0.25
+#: How often a waiting thread looks for a stop that came by a flag.
+_LOOK_SECONDS = 1.0
+_EPSILON = 1e-6
+
+
+class Poller(threading.Thread):
+    """One queue's thread."""
+
+    def __init__(self, receiver: Receiver, queue: QueueOptions) -> None:
+        super().__init__(name=f"sqs-receive-{queue.name}", daemon=True)
+        self.receiver = receiver
+        self.queue = queue
+        self.cancelled = False
+        #: Of the poll under way: messages asked for (0: none is under way), since when, and whether its queue is known
+        #: to have messages.
+        self.asked = 0
+        self.since = 0.0
+        self.deep = False
+        self.failing = False
+        #: Messages that more urgent queues brought since this one was last polled.
+        self.passed_over = 0
+        self.spell = Spell(f'receiving from queue "{queue.name}"')
+
+    def run(self) -> None:
+        while True:
+            permission = self.receiver.await_room(self)
+            if permission is None:
+                return
+            most, wait_seconds = permission
+            try:
+                messages = self.receiver.sqs.receive(self.queue, most, wait_seconds)
+            except CALL_ERRORS as error:
+                aws.renew_credentials(error)
+                self.receiver.failed(self, describe(error))
+                continue
+            except Exception as error:
+                # A bug here or in a library must not leave a deaf worker.
+                log.exception('receiving from queue "%s" failed', self.queue.name)
+                self.receiver.failed(self, describe(error))
+                continue
+            self.spell.worked()
+            try:
+                self.receiver.answered(self, most, messages)
+            except Exception as error:
+                log.exception('messages from queue "%s" could not be taken', self.queue.name)
+                self.receiver.failed(self, describe(error))
+
+
+class Receiver:
+    """All pollers of one channel.
+
+    on_received: called in the poller's thread with deliveries that Celery may have.
+    on_surplus: called with deliveries that there turned out to be no room for, or that came after the stop.
+    """
+
+    def __init__(
+        self,
+        sqs: Sqs,
+        holdings: Holdings,
+        on_received: Callable[[list[Delivery]], None],
+        on_surplus: Callable[[list[Delivery]], None],
+    ) -> None:
+        self.sqs = sqs
+        self._holdings = holdings
+        self._changed = holdings.changed
+        self._on_received = on_received
+        self._on_surplus = on_surplus
+        self._pollers: list[Poller] = []
+        self.slots = 0
+        self._stopped = False
+        self._waiting = 0
+        self.last_receive_at: float | None = None
+        self.last_try_at: float | None = None
+
+    # What the channel says -------------------------------------------------------------------------------------------
+
+    def add(self, queue: QueueOptions) -> None:
+        with self._changed:
+            poller = Poller(self, queue)
+            self._pollers.append(poller)
+            poller.start()
+            self._changed.notify_all()
+
+    def remove(self, queue_name: str) -> None:
+        """Begin no further poll of it; what a poll under way brings is handed back."""
+        with self._changed:
+            for poller in self._pollers:
+                if poller.queue.name == queue_name:
+                    poller.cancelled = True
+            self._pollers = [poller for poller in self._pollers if not poller.cancelled or poller.asked]
+            self._changed.notify_all()
+
+    def set_slots(self, slots: int) -> None:
+        """Celery's prefetch count; 0 is without limit."""
+        with self._changed:
+            self.slots = slots
+            self._changed.notify_all()
+
+    def freed(self) -> None:
+        """Something was settled. Wakes a poller if there is room for its poll now."""
+        if not self._waiting:
+            return
+        with self._changed:
+            now = time.monotonic()
+            if any(not poller.asked and self._permission(poller, now) for poller in self._pollers):
+                self._changed.notify_all()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def await_late_polls(self, seconds: float) -> int:
+        """Wait for polls that are under way; how many are left."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while self.polls_under_way and time.monotonic() < deadline:
+                self._changed.wait(min(0.1, max(0.0, deadline - time.monotonic())))
+            return self.polls_under_way
+
+    @property
+    def polls_under_way(self) -> int:
+        return sum(poller.asked > 0 and poller.is_alive() for poller in self._pollers)
+
+    def report(self) -> dict[str, Any]:
+        """Facts for the liveness file; times are seconds since the epoch.
+
+        waiting_for_room: no poll is under way since Celery has all that it may hold.
+        """
+        with self._changed:
+            consuming = [poller for poller in self._pollers if not poller.cancelled]
+            return {
+                "last_receive_at": self.last_receive_at,
+                "last_try_at": self.last_try_at,
+                "waiting_for_room": bool(consuming) and not any(poller.asked for poller in consuming),
+                "dead_pollers": [poller.queue.name for poller in consuming if not poller.is_alive()],
+                "held": self._holdings.held,
+            }
+
+    # What the pollers ask --------------------------------------------------------------------------------------------
+
+    def await_room(self, poller: Poller) -> tuple[int, int] | None:
+        """(messages to ask for, seconds to wait for them), once there is room; None to end."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                while not self._is_over(poller):
+                    now = time.monotonic()
+                    permission = self._permission(poller, now)
+                    if permission is not None:
+                        poller.asked, poller.since, poller.passed_over = permission[0], now, 0
+                        self._changed.notify_all()
+                        return permission
+                    self._changed.wait(PATIENCE_SECONDS if self._is_behind_a_fresh_poll(poller, now) else _LOOK_SECONDS)
+                self._forget(poller)
+                return None
+            finally:
+                self._waiting -= 1
+
+    def answered(self, poller: Poller, asked: int, messages: list[dict[str, Any]]) -> None:
+        deliveries = [received(poller.queue, message) for message in messages]
+        with self._changed:
+            self.last_receive_at = self.last_try_at = time.time()
+            poller.asked = 0
+            poller.failing = False
+            poller.deep = len(deliveries) >= asked
+            if deliveries:
+                for other in self._pollers:
+                    if other.queue.level > poller.queue.level:
+                        other.passed_over += len(deliveries)
+            over = self._is_over(poller)
+            room = 0 if over else self._room(poller, counting_listeners=False)
+            kept, surplus = deliveries[:room], deliveries[room:]
+            self._holdings.add(deliveries)
+            if over:
+                self._forget(poller)
+            self._changed.notify_all()
+        if surplus:
+            self._on_surplus(surplus)
+        if kept:
+            self._on_received(kept)
+
+    def failed(self, poller: Poller, reason: str) -> None:
+        """Wait until the next try is due."""
+        pause = poller.spell.failed(reason)
+        deadline = time.monotonic() + pause
+        with self._changed:
+            self.last_try_at = time.time()
+            poller.asked = 0
+            poller.failing = True
+            poller.deep = False
+            self._changed.notify_all()
+            while not self._is_over(poller) and time.monotonic() < deadline:
+                self._changed.wait(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
+
+    def _is_over(self, poller: Poller) -> bool:
+        return self._stopped or poller.cancelled or worker.stopping()
+
+    def _forget(self, poller: Poller) -> None:
+        if poller.cancelled and poller in self._pollers:
+            self._pollers.remove(poller)
+
+    # Room ------------------------------------------------------------------------------------------------------------
+
+    def _permission(self, poller: Poller, now: float) -> tuple[int, int] | None:
+        if self._holdings.settling >= self.sqs.options.most_unacked:
+            return None
+        out_of_turn = self._has_to_wait_for_others(poller, now)
+        if out_of_turn and poller.passed_over < self.sqs.options.starvation_guard:
+            return None
+        prefetch = poller.queue.prefetch
+        room = self._room(poller, counting_listeners=True)
+        idle = self._holdings.held < (worker.slots() or self.slots or 1)
+        full = math.floor(self.slots * prefetch + _EPSILON) or MOST_ENTRIES
+        if room < (1 if idle else min(MOST_ENTRIES, max(1, full * 3 // 4))):
+            if not idle or poller.deep or self._room(poller, counting_listeners=False) < 1:
+                return None
+            room = 1
+        others = [other for other in self._pollers if other is not poller and not other.cancelled]
+        if not poller.deep:
+            # Idle queues share what there is, since each may be the one that brings something.
+            room = max(1, room // (1 + sum(not other.asked and not other.failing for other in others)))
+        wait = 0 if poller.deep and others else self.sqs.options.wait_time_seconds
+        return 1 if out_of_turn else min(room, MOST_ENTRIES), wait
+
+    def _room(self, poller: Poller, *, counting_listeners: bool) -> int:
+        """Messages of the poller's queue that may still be held.
+
+        counting_listeners: whether what idle polls have reserved counts as taken.
+        """
+        if not self.slots:
+            return MOST_ENTRIES
+        reserved = sum(
+            other.asked / other.queue.prefetch
+            for other in self._pollers
+            if other is not poller and (other.deep or counting_listeners)
+        )
+        free = self.slots - self._holdings.slots_used() - reserved
+        return max(0, math.floor(free * poller.queue.prefetch + _EPSILON))
+
+    def _has_to_wait_for_others(self, poller: Poller, now: float) -> bool:
+        return any(
+            not other.failing and (not other.asked or other.deep or now - other.since < PATIENCE_SECONDS)
+            for other in self._pollers
+            if other.queue.level < poller.queue.level and not other.cancelled
+        )
+
+    def _is_behind_a_fresh_poll(self, poller: Poller, now: float) -> bool:
+        return any(
+            other.asked and not other.deep and now - other.since < PATIENCE_SECONDS
+            for other in self._pollers
+            if other.queue.level < poller.queue.level
+        )
+
+
+def received(queue: QueueOptions, message: dict[str, Any]) -> Delivery:
+    """What SQS just handed out. message: an entry of ReceiveMessage's answer."""
+    attributes = message.get("Attributes", {})
+    return Delivery(
+        receipt=message["ReceiptHandle"],
+        queue=queue,
+        message_id=message.get("MessageId", ""),
+        body=message.get("Body", ""),
+        receives=int(attributes.get("ApproximateReceiveCount", 1)),
+        attributes=message.get("MessageAttributes", {}),
+        group=attributes.get("MessageGroupId"),
+        renewed_at=time.monotonic(),
+    )

@@ -1,0 +1,85 @@
+"""The Celery app of the fault tests: tasks that leave a trace, on the broker as any project would use it.
+
+FAULT_OPTIONS holds broker_transport_options as JSON, FAULT_CONFIG further settings; FAULT_TRACE names the file that
+tasks append to, a line each: what, task id, argument, process id, time.time().
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+from celery import Celery
+
+from serverless.broker import BatchPublishing
+
+
+class App(BatchPublishing, Celery):
+    pass
+
+
+app = App("faults")
+app.conf.update(
+    broker_url="sqs://",
+    broker_transport="serverless.broker:Transport",
+    broker_transport_options=json.loads(os.environ["FAULT_OPTIONS"]),
+    broker_connection_retry_on_startup=True,
+    task_default_queue="work",
+    task_ignore_result=True,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    worker_enable_remote_control=False,
+    **json.loads(os.environ.get("FAULT_CONFIG", "{}")),
+)
+
+
+def trace(what: str, task_id: str, argument: object = "") -> None:
+    """One line, whole even when many processes write."""
+    line = f"{what}\t{task_id}\t{argument}\t{os.getpid()}\t{time.time()}\n".encode()
+    descriptor = os.open(os.environ["FAULT_TRACE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+@app.task(bind=True)
+def note(self, argument: object = "") -> None:
+    """Leave a trace."""
+    trace("ran", self.request.id, argument)
+
+
+@app.task(bind=True)
+def nap(self, seconds: float, argument: object = "") -> None:
+    """Take a while; traces its beginning and its end."""
+    trace("began", self.request.id, argument)
+    time.sleep(seconds)
+    trace("ran", self.request.id, argument)
+
+
+@app.task(bind=True)
+def crash(self, times: int, argument: object = "") -> None:
+    """Kill its own process the first so many times that it is received."""
+    trace("began", self.request.id, argument)
+    receives = int(self.request.properties["delivery_info"]["sqs_message"]["Attributes"]["ApproximateReceiveCount"])
+    if receives <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    trace("ran", self.request.id, argument)
+
+
+@app.task(bind=True)
+def fail(self, argument: object = "") -> None:
+    """Raise."""
+    trace("ran", self.request.id, argument)
+    raise RuntimeError("as asked")
+
+
+@app.task(bind=True)
+def again(self, times: int, countdown: float = 1) -> None:
+    """Retry so many times."""
+    trace("ran", self.request.id, self.request.retries)
+    if self.request.retries < times:
+        raise self.retry(countdown=countdown, max_retries=times)
