@@ -14,3 +14,4 @@ lock dev "$@"
 # The smaller sets take the versions of the larger one, so that what is tested is what is deployed.
 lock worker --constraint requirements/dev.txt
 lock web --constraint requirements/dev.txt
+lock bench

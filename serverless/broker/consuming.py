@@ -10,9 +10,11 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from serverless.broker import dead_letters, worker
+from serverless.broker.desk import Desk
 from serverless.broker.holdings import Delivery, Holdings, State
 from serverless.broker.incoming import Message, Reader
 from serverless.broker.leases import LeaseKeeper
@@ -45,17 +47,20 @@ class Consuming:
         self._on_ready = on_ready
         self.holdings = Holdings()
         self.keeper = LeaseKeeper(sqs, self.holdings)
+        self.desk = Desk()
         self.settler = Settler(sqs, self.holdings, unlease=self.keeper.release)
         self.dead = dead_letters.DeadLetters(sqs, self.settler)
         self.reader = Reader(sqs, self.holdings, channel, give=self._give, refuse=self.refuse, hand_back=self.hand_back)
         self.receiver = Receiver(sqs, self.holdings, on_received=self.reader.read, on_surplus=self._give_up)
         self.keeper.report = self.receiver.report
+        self.keeper.on_stop = self.release_unstarted
         self._ready: deque[tuple[Delivery, Message]] = deque()
         self._closed = False
         self._redrive_again_at = 0.0
         self.keeper.start()
-        self._at_exit = weakref.WeakMethod(self.close)
-        atexit.register(_close, self._at_exit)
+        self.desk.start()
+        self._at_exit = partial(_close, weakref.WeakMethod(self.close))
+        atexit.register(self._at_exit)
 
     # Towards Celery --------------------------------------------------------------------------------------------------
 
@@ -65,10 +70,14 @@ class Consuming:
 
     def take(self) -> tuple[Delivery, Message] | None:
         """The next message for Celery; None if there is none, or the worker stops."""
-        while self._ready and not worker.stopping():
+        while self._ready:
             delivery, message = self._ready.popleft()
+            # Noted first and asked second: what is not delivered is given back, in another thread, once it stops.
+            delivery.delivered = True
+            if worker.stopping():
+                delivery.delivered = False
+                return None
             if delivery.state is State.HELD:
-                delivery.delivered = True
                 return delivery, message
         return None
 
@@ -91,15 +100,37 @@ class Consuming:
 
     def done(self, receipt: str) -> None:
         """Celery acknowledges: its room is free at once, SQS is told in a batch."""
+        self.desk.tell(self._done, receipt)
+
+    def crashed(self, receipt: str) -> None:
+        """Its process was lost, or the task wants it back: it shows again after a pause that doubles.
+
+        At the redrive policy's maximum it goes to the dead-letter queue with its story; SQS would move it without one.
+        """
+        self.desk.tell(self._crashed, receipt)
+
+    def refused(self, receipt: str, reason: str) -> None:
+        """Celery will never run it: to the dead-letter queue with it."""
+        self.desk.tell(self._refused, receipt, reason)
+
+    def _done(self, receipt: str) -> None:
         delivery = self._settle(receipt)
         if delivery is not None:
             self.settler.delete(delivery)
             self.reader.settled(delivery, done=True)
 
-    def crashed(self, receipt: str) -> None:
-        """Its process was lost, or the task wants it back: it shows again after a pause that doubles."""
+    def _crashed(self, receipt: str) -> None:
         delivery = self._settle(receipt)
-        if delivery is not None:
+        if delivery is None:
+            return
+        most = self._most_receives(delivery)
+        if most is not None and delivery.receives >= most:
+            self.dead.move(
+                delivery,
+                f"it came {delivery.receives} times, and its process died, or it wanted to come back, each time",
+            )
+            self.reader.settled(delivery, done=True)
+        else:
             longest = min(_LONGEST_CRASH_PAUSE_SECONDS, _FIRST_CRASH_PAUSE_SECONDS << min(delivery.receives - 1, 16))
             pause = random.randint((longest + 1) // 2, longest)
             log.warning(
@@ -154,7 +185,7 @@ class Consuming:
             self._redrive_again_at = time.monotonic() + _REDRIVE_PAUSE_SECONDS
             return None
 
-    def refuse_receipt(self, receipt: str, reason: str) -> None:
+    def _refused(self, receipt: str, reason: str) -> None:
         delivery = self.holdings.get(receipt)
         if delivery is not None:
             self.refuse(delivery, reason)
@@ -176,9 +207,12 @@ class Consuming:
     # The end ---------------------------------------------------------------------------------------------------------
 
     def release_unstarted(self) -> None:
-        """No consumer is left: hand back what Celery will not run any more, at once; what runs stays leased."""
+        """No consumer is left: hand back what Celery will not run any more, at once; what runs stays leased.
+
+        A delivered message of which Celery made no request says nothing of its own.
+        """
         for delivery in self.holdings.all_held():
-            if not delivery.delivered or worker.was_never_started(delivery.request):
+            if not delivery.delivered or (delivery.request is not None and not delivery.begun):
                 self.hand_back(delivery)
         self._ready.clear()
 
@@ -187,8 +221,9 @@ class Consuming:
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
-        atexit.unregister(_close)
+        atexit.unregister(self._at_exit)
         self.receiver.stop()
+        self.desk.finish(_FLUSH_SECONDS)
         held = self.holdings.all_held()
         if held:
             log.info("handing back %d messages that were not finished", len(held))
@@ -199,12 +234,14 @@ class Consuming:
         left = self.receiver.await_late_polls(self._sqs.options.wait_time_seconds + 2.0)
         if left:
             log.warning("%d long polls did not end; what they may still bring shows again when its lease is over", left)
+        self.desk.finish(_FLUSH_SECONDS)
         self._give_up(self.holdings.all_held())
         unconfirmed = self.settler.flush(_FLUSH_SECONDS)
         if unconfirmed:
             log.error("SQS could not be told of %d messages; they show again when their leases are over", unconfirmed)
         self.settler.close()
         self.keeper.close()
+        self.desk.close()
 
 
 def _close(method: weakref.WeakMethod[Callable[[], None]]) -> None:

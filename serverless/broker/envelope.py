@@ -19,7 +19,6 @@ from kombu.utils.json import dumps, loads
 from serverless.broker.errors import EnvelopeError
 
 _TEXT_OR_NONE = (str, type(None))
-_NUMBER_OR_NONE = (int, float, type(None))
 #: Header, and the types that Celery's worker takes without falling over. Celery itself checks eta and expires.
 _HEADER_TYPES: dict[str, tuple[type, ...]] = {
     "task": (str,),
@@ -36,7 +35,14 @@ _HEADER_TYPES: dict[str, tuple[type, ...]] = {
     "stamps": (dict, type(None)),
     "compression": _TEXT_OR_NONE,
 }
-_OUTER_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*", re.ASCII)
+#: Of a text without white space at its ends: one way to match only, or a megabyte of blanks would take hours.
+_OUTER_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}", re.ASCII)
+#: Brackets, and strings, whose brackets do not count.
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+#: A hundred years: what is longer overflows somewhere in Celery's pool.
+_LONGEST_LIMIT_SECONDS = 100 * 365 * 86400
+#: Levels of arguments in one another. Pickling for the pool's processes gives up at about 400.
+_MOST_LEVELS = 200
 #: How much of a faulty value is shown.
 _SHOWN = 300
 
@@ -65,11 +71,11 @@ def decode(text: str) -> dict[str, Any]:
         raise EnvelopeError(f"the body is not JSON: {shorten(text)}") from None
     if not isinstance(envelope, dict):
         raise EnvelopeError(f"the body is JSON, but no object: {shorten(text)}")
-    _check_envelope(envelope)
+    _check_envelope(envelope, text)
     return envelope
 
 
-def _check_envelope(envelope: dict[str, Any]) -> None:
+def _check_envelope(envelope: dict[str, Any], text: str) -> None:
     headers = envelope.setdefault("headers", {})
     properties = envelope.get("properties")
     if headers is None:
@@ -86,10 +92,12 @@ def _check_envelope(envelope: dict[str, Any]) -> None:
     if not isinstance(envelope.get("body"), _TEXT_OR_NONE):
         raise EnvelopeError(f"body={shorten(envelope['body'])} is not text.")
     if "task" in headers:
-        _check_task_headers(headers)
+        check_task_headers(headers)
+    check_depth(text)
 
 
-def _check_task_headers(headers: dict[str, Any]) -> None:
+def check_task_headers(headers: dict[str, Any]) -> None:
+    """The headers of a message of protocol 2, or the like fields in the body of protocol 1. Raises EnvelopeError."""
     if "id" not in headers:
         raise EnvelopeError(f'the message names the task "{shorten(headers["task"])}" but no id.')
     for name, types in _HEADER_TYPES.items():
@@ -101,7 +109,7 @@ def _check_task_headers(headers: dict[str, Any]) -> None:
         raise EnvelopeError("the message's task or id is empty.")
     limits = headers.get("timelimit")
     if limits and (len(limits) != 2 or not all(_is_limit(each) for each in limits)):
-        raise EnvelopeError(f"header timelimit={shorten(limits)} must be two numbers of seconds or null.")
+        raise EnvelopeError(f"header timelimit={shorten(limits)} must be two numbers of seconds or null, none below 0.")
     for name in ("eta", "expires"):
         if headers.get(name):
             parse_time(name, headers[name])
@@ -114,9 +122,34 @@ def check_payload(payload: object) -> None:
     args, kwargs, embed = payload
     if not isinstance(args, list | tuple) or not isinstance(kwargs, dict) or not isinstance(embed, dict):
         raise EnvelopeError(f"the task's body must be [[...], {{...}}, {{...}}], and is {shorten(payload)}")
+    check_signatures(embed)
+
+
+def check_signatures(embed: dict[str, Any]) -> None:
+    """What follows the task, in the body's third part or in the body of protocol 1. Raises EnvelopeError."""
     for name in ("callbacks", "errbacks", "chain"):
-        if not isinstance(embed.get(name), list | tuple | type(None)):
-            raise EnvelopeError(f"the task's {name}={shorten(embed[name])} must be a list or null.")
+        signatures = embed.get(name)
+        if signatures is not None and not (
+            isinstance(signatures, list | tuple) and all(_is_signature(each) for each in signatures)
+        ):
+            raise EnvelopeError(f"the task's {name}={shorten(signatures)} must be a list of signatures or null.")
+    if embed.get("chord") is not None and not _is_signature(embed["chord"]):
+        raise EnvelopeError(f"the task's chord={shorten(embed['chord'])} must be a signature or null.")
+
+
+def check_depth(text: str) -> None:
+    """Whether JSON is nested so deep that Celery could not pickle it for a process of its pool. Raises EnvelopeError.
+
+    text: valid JSON. It is walked only if it has brackets enough.
+    """
+    if text.count("[") + text.count("{") <= _MOST_LEVELS:
+        return
+    depth = 0
+    for found in _BRACKETS.finditer(text):
+        bracket = found[0]
+        depth += 1 if bracket in "[{" else -1 if bracket in "]}" else 0
+        if depth > _MOST_LEVELS:
+            raise EnvelopeError(f"it is nested more than {_MOST_LEVELS} levels deep: {shorten(text)}")
 
 
 def read_json(body: bytes | str) -> Any:
@@ -147,6 +180,15 @@ def seconds_until_eta(headers: dict[str, Any], now: datetime) -> float:
         return 0.0
 
 
+def bytes_of(text: str, entry: dict[str, Any]) -> int:
+    """What SQS counts against its limit. entry: its MessageAttributes count as well."""
+    size = len(text.encode())
+    for name, value in (entry.get("MessageAttributes") or {}).items():
+        size += len(name.encode()) + len(value.get("DataType", ""))
+        size += len(value.get("StringValue", "").encode()) + len(value.get("BinaryValue", b""))
+    return size
+
+
 def shorten(value: object) -> str:
     """At most 300 characters of it, for messages and logs."""
     text = value if isinstance(value, str) else repr(value)
@@ -154,4 +196,16 @@ def shorten(value: object) -> str:
 
 
 def _is_limit(value: object) -> bool:
-    return isinstance(value, _NUMBER_OR_NONE) and not isinstance(value, bool)
+    if value is None:
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LONGEST_LIMIT_SECONDS
+
+
+def _is_signature(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("task"), str)
+        and isinstance(value.get("args"), list | tuple | type(None))
+        and isinstance(value.get("kwargs"), dict | type(None))
+        and isinstance(value.get("options"), dict | type(None))
+    )

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from kombu.exceptions import OperationalError
 
+#: What shows that a message itself is at fault when Celery stumbles over it, and not its surroundings.
+SHAPE_ERRORS = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError)
+
 
 class BrokerError(Exception):
     """Any error of this package."""

@@ -49,6 +49,7 @@ class Delivery:
     eta: float | None = None
     lost: bool = False
     delivered: bool = False  # handed to Celery
+    begun: bool = False  # a process or thread of the pool has it
     request: Any = None  # a weak reference to Celery's request
 
 

@@ -39,6 +39,7 @@ class Message(virtual.Message):
     def __init__(self, payload: dict[str, Any], channel: Any = None, **more: Any) -> None:
         super().__init__(payload, channel=channel, **more)
         self.receiving_channel = channel
+        self.delivery: Delivery | None = None
         self._read: Any = None
         self._undecodable: Exception | None = None
 
@@ -152,16 +153,23 @@ class Reader:
             message = Message(payload, channel=self._channel)
         except Exception as error:
             raise EnvelopeError(f"its body cannot be unpacked: {type(error).__name__}: {error}") from None
+        message.delivery = delivery
         if message.errors:
             raise EnvelopeError(f"its body cannot be unpacked: {message.errors[0][1]}")
         if message.content_type in _JSON and message.content_encoding in (None, "utf-8", "utf8", "us-ascii", "binary"):
             message._read = envelope.read_json(message.body or b"null")
+            envelope.check_depth(message.body.decode() if isinstance(message.body, bytes) else message.body or "")
             if "task" in headers:
                 envelope.check_payload(message._read)
+            elif isinstance(message._read, dict) and "task" in message._read:
+                envelope.check_task_headers(message._read)
+                envelope.check_signatures(message._read)
+                delivery.task_id = message._read["id"]
         return message
 
     def _pass_on(self, delivery: Delivery, message: Message) -> None:
-        seconds = envelope.seconds_until_eta(message.headers, datetime.now(UTC)) if delivery.task_id else 0.0
+        fields = message.headers if "task" in message.headers else message._read  # of protocol 2, or of 1
+        seconds = envelope.seconds_until_eta(fields, datetime.now(UTC)) if delivery.task_id else 0.0
         if seconds > max(2.0, self._options.lease_seconds / 2):
             # Too early to hold: SQS keeps it until shortly before, at the price of one receive.
             self._hand_back(delivery, min(_LONGEST_HIDING_SECONDS, math.floor(seconds) - 1))

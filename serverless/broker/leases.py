@@ -13,6 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serverless.broker import worker
@@ -26,6 +27,7 @@ log = logging.getLogger("serverless.broker")
 #: How often the thread looks, at most: for stops, for the loop's pulse and for what is due.
 _LOOK_SECONDS = 1.0
 _LIVENESS_SECONDS = 5.0
+_MOST_RENEWERS = 16
 
 
 class LeaseKeeper(threading.Thread):
@@ -42,6 +44,8 @@ class LeaseKeeper(threading.Thread):
         self.ping: Callable[[Callable[[], None]], object] | None = None
         #: What is written to the liveness file, by whoever knows it.
         self.report: Callable[[], dict[str, Any]] = dict
+        #: Called again and again while the worker stops; the loop may stand still all that time.
+        self.on_stop: Callable[[], object] = lambda: None
         self._renewing: set[Delivery] = set()
         self._released: set[Delivery] = set()
         self._condition = threading.Condition()
@@ -59,13 +63,15 @@ class LeaseKeeper(threading.Thread):
 
     def _look_for_the_pulse(self, now: float) -> bool:
         """Whether the worker may keep what it holds. A loop that has not turned for a whole lease is stuck."""
-        if self.ping is None or worker.pool_blocks_the_loop() or worker.stopping():
-            self._hung = False
+        if self.ping is None or worker.pool_blocks_the_loop():
             return True
         if self._asked_at is None:
             self._hung = False
             self._asked_at = now
             self.ping(self.turned)
+            return True
+        if worker.stopping():  # asked all the same, once: a signal alone does not wake the loop
+            self._hung = False
             return True
         if now - self._asked_at < self.lease_seconds:
             return True
@@ -95,6 +101,8 @@ class LeaseKeeper(threading.Thread):
     def look(self) -> None:
         """One round: renew what is due."""
         now = time.monotonic()
+        if worker.stopping():
+            self.on_stop()
         if now - self._reported_at >= min(_LIVENESS_SECONDS, self.lease_seconds / 3):
             self._reported_at = now
             self._write_liveness()
@@ -105,9 +113,17 @@ class LeaseKeeper(threading.Thread):
         for delivery in due:
             if delivery.state is State.SETTLING or not self._is_over_its_limit(delivery):
                 queues[delivery.queue.url].append(delivery)
-        for url, deliveries in queues.items():
-            for start in range(0, len(deliveries), MOST_ENTRIES):
-                self._renew(url, deliveries[start : start + MOST_ENTRIES])
+        batches = [
+            (url, deliveries[start : start + MOST_ENTRIES])
+            for url, deliveries in queues.items()
+            for start in range(0, len(deliveries), MOST_ENTRIES)
+        ]
+        if len(batches) == 1:
+            self._renew(*batches[0])
+        elif batches:
+            # Side by side: a request that gets no answer must not cost the others their leases.
+            with ThreadPoolExecutor(min(len(batches), _MOST_RENEWERS), thread_name_prefix="sqs-renew") as renewers:
+                list(renewers.map(lambda batch: self._renew(*batch), batches))
 
     def _due(self, now: float) -> list[Delivery]:
         """What has used a third of its lease; and, if anything has, what soon will, to fill the batch."""
@@ -156,7 +172,10 @@ class LeaseKeeper(threading.Thread):
             elif befell is None and not failure.passing:
                 self._lose(delivery, failure.reason)
         if renewed and self._sqs.options.lease_hook is not None:
-            self._sqs.options.lease_hook(renewed)
+            try:
+                self._sqs.options.lease_hook(renewed)
+            except Exception:
+                log.exception("the lease hook failed; messages are renewed all the same")
 
     def _lose(self, delivery: Delivery, reason: str) -> None:
         if delivery.state is State.HELD and not delivery.lost:

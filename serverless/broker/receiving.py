@@ -1,5 +1,8 @@
 """Receiving: one thread a queue, one long poll at a time, as many messages as there is room for.
 
+**Helpers.** While a queue's answers are full and there is room for more batches, up to three more threads poll it as
+well, without waiting: on a slow network one poll at a time would bring ten messages a round trip and no more.
+
 **Room.** Celery's prefetch count is the number of slots. A held message takes 1/prefetch of a slot, by its queue: a
 long task takes a whole one, so nothing waits behind it that another worker could have taken; ten short ones share one.
 What a poll that is under way may bring is reserved. Only where a slot is free and idle polls of other queues have
@@ -35,16 +38,20 @@ log = logging.getLogger("serverless.broker")
 PATIENCE_SECONDS = 0.25
 #: How often a waiting thread looks for a stop that came by a flag.
 _LOOK_SECONDS = 1.0
+_MOST_HELPERS = 3
+_HEAD_START_SECONDS = 0.001
 _EPSILON = 1e-6
 
 
 class Poller(threading.Thread):
-    """One queue's thread."""
+    """One queue's thread, or one that helps it. helps: the poller that it helps, if any."""
 
-    def __init__(self, receiver: Receiver, queue: QueueOptions) -> None:
+    def __init__(self, receiver: Receiver, queue: QueueOptions, helps: Poller | None = None) -> None:
         super().__init__(name=f"sqs-receive-{queue.name}", daemon=True)
         self.receiver = receiver
         self.queue = queue
+        self.helps = helps
+        self.helpers = 0
         self.cancelled = False
         #: Of the poll under way: messages asked for (0: none is under way), since when, and whether its queue is known
         #: to have messages.
@@ -54,6 +61,8 @@ class Poller(threading.Thread):
         self.failing = False
         #: Messages that more urgent queues brought since this one was last polled.
         self.passed_over = 0
+        #: While it waits for room: how many slots may be used at most for its poll to begin.
+        self.begins_at = -1.0
         self.spell = Spell(f'receiving from queue "{queue.name}"')
 
     def run(self) -> None:
@@ -79,6 +88,9 @@ class Poller(threading.Thread):
             except Exception as error:
                 log.exception('messages from queue "%s" could not be taken', self.queue.name)
                 self.receiver.failed(self, describe(error))
+            if messages and not self.deep:
+                # Building the next request keeps the interpreter busy: let the event loop start the task before.
+                time.sleep(_HEAD_START_SECONDS)
 
 
 class Receiver:
@@ -104,6 +116,7 @@ class Receiver:
         self.slots = 0
         self._stopped = False
         self._waiting = 0
+        self._begins_at = -1.0
         self.last_receive_at: float | None = None
         self.last_try_at: float | None = None
 
@@ -132,12 +145,12 @@ class Receiver:
             self._changed.notify_all()
 
     def freed(self) -> None:
-        """Something was settled. Wakes a poller if there is room for its poll now."""
+        """Something was settled. Wakes the pollers if one has waited for that. Called for each message: it is quick."""
         if not self._waiting:
             return
-        with self._changed:
-            now = time.monotonic()
-            if any(not poller.asked and self._permission(poller, now) for poller in self._pollers):
+        used = self._holdings.slots_used()
+        if used <= self._begins_at or self._holdings.held < self._tasks_at_once:
+            with self._changed:
                 self._changed.notify_all()
 
     def stop(self) -> None:
@@ -149,7 +162,7 @@ class Receiver:
         """Wait for polls that are under way; how many are left."""
         deadline = time.monotonic() + seconds
         with self._changed:
-            while self.polls_under_way and time.monotonic() < deadline:
+            while self.polls_under_way and time.monotonic() < deadline and not worker.hurried():
                 self._changed.wait(min(0.1, max(0.0, deadline - time.monotonic())))
             return self.polls_under_way
 
@@ -167,7 +180,7 @@ class Receiver:
             return {
                 "last_receive_at": self.last_receive_at,
                 "last_try_at": self.last_try_at,
-                "waiting_for_room": bool(consuming) and not any(poller.asked for poller in consuming),
+                "waiting_for_room": bool(consuming) and not any(poller.asked or poller.failing for poller in consuming),
                 "dead_pollers": [poller.queue.name for poller in consuming if not poller.is_alive()],
                 "held": self._holdings.held,
             }
@@ -182,6 +195,7 @@ class Receiver:
                 while not self._is_over(poller):
                     now = time.monotonic()
                     permission = self._permission(poller, now)
+                    self._begins_at = max((each.begins_at for each in self._pollers), default=-1.0)
                     if permission is not None:
                         poller.asked, poller.since, poller.passed_over = permission[0], now, 0
                         self._changed.notify_all()
@@ -191,6 +205,7 @@ class Receiver:
                 return None
             finally:
                 self._waiting -= 1
+                poller.begins_at = -1.0
 
     def answered(self, poller: Poller, asked: int, messages: list[dict[str, Any]]) -> None:
         deliveries = [received(poller.queue, message) for message in messages]
@@ -198,7 +213,9 @@ class Receiver:
             self.last_receive_at = self.last_try_at = time.time()
             poller.asked = 0
             poller.failing = False
-            poller.deep = len(deliveries) >= asked
+            poller.deep = poller.helps is not None or len(deliveries) >= asked
+            if poller.helps is not None and len(deliveries) < asked:
+                poller.helps.deep = False
             if deliveries:
                 for other in self._pollers:
                     if other.queue.level > poller.queue.level:
@@ -209,6 +226,8 @@ class Receiver:
             self._holdings.add(deliveries)
             if over:
                 self._forget(poller)
+            elif poller.deep and poller.helps is None and poller.helpers < _MOST_HELPERS:
+                self._get_help(poller)
             self._changed.notify_all()
         if surplus:
             self._on_surplus(surplus)
@@ -223,7 +242,7 @@ class Receiver:
             self.last_try_at = time.time()
             poller.asked = 0
             poller.failing = True
-            poller.deep = False
+            (poller.helps or poller).deep = False
             self._changed.notify_all()
             while not self._is_over(poller) and time.monotonic() < deadline:
                 self._changed.wait(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
@@ -237,25 +256,46 @@ class Receiver:
 
     # Room ------------------------------------------------------------------------------------------------------------
 
+    @property
+    def _tasks_at_once(self) -> int:
+        return worker.slots() or self.slots or 1
+
+    def _get_help(self, poller: Poller) -> None:
+        """Start one more thread for its queue, if there is room for two batches: its own next one, and the helper's."""
+        if self._room(poller, counting_listeners=True) >= 2 * MOST_ENTRIES:
+            poller.helpers += 1
+            helper = Poller(self, poller.queue, helps=poller)
+            helper.deep = True
+            self._pollers.append(helper)
+            helper.start()
+
     def _permission(self, poller: Poller, now: float) -> tuple[int, int] | None:
+        poller.begins_at = -1.0
         if self._holdings.settling >= self.sqs.options.most_unacked:
             return None
         out_of_turn = self._has_to_wait_for_others(poller, now)
         if out_of_turn and poller.passed_over < self.sqs.options.starvation_guard:
             return None
-        prefetch = poller.queue.prefetch
         room = self._room(poller, counting_listeners=True)
-        idle = self._holdings.held < (worker.slots() or self.slots or 1)
-        full = math.floor(self.slots * prefetch + _EPSILON) or MOST_ENTRIES
-        if room < (1 if idle else min(MOST_ENTRIES, max(1, full * 3 // 4))):
-            if not idle or poller.deep or self._room(poller, counting_listeners=False) < 1:
+        if poller.helps is not None:
+            wanted = MOST_ENTRIES
+            if not (poller.helps.deep and poller.helps.asked):
+                return None
+        elif self._holdings.held < self._tasks_at_once:
+            wanted = 1
+        else:
+            full = math.floor(self.slots * poller.queue.prefetch + _EPSILON) or MOST_ENTRIES
+            wanted = min(MOST_ENTRIES, max(1, full * 3 // 4))
+        if room < wanted:
+            poller.begins_at = self._holdings.slots_used() - (wanted - room) / poller.queue.prefetch + _EPSILON
+            if wanted > 1 or poller.deep or self._room(poller, counting_listeners=False) < 1:
                 return None
             room = 1
-        others = [other for other in self._pollers if other is not poller and not other.cancelled]
+        others = [other for other in self._pollers if other is not poller and not other.helps and not other.cancelled]
         if not poller.deep:
             # Idle queues share what there is, since each may be the one that brings something.
             room = max(1, room // (1 + sum(not other.asked and not other.failing for other in others)))
-        wait = 0 if poller.deep and others else self.sqs.options.wait_time_seconds
+        wait = 0 if poller.deep and (others or poller.helps) else self.sqs.options.wait_time_seconds
         return 1 if out_of_turn else min(room, MOST_ENTRIES), wait
 
     def _room(self, poller: Poller, *, counting_listeners: bool) -> int:
@@ -277,7 +317,7 @@ class Receiver:
         return any(
             not other.failing and (not other.asked or other.deep or now - other.since < PATIENCE_SECONDS)
             for other in self._pollers
-            if other.queue.level < poller.queue.level and not other.cancelled
+            if other.queue.level < poller.queue.level and not other.helps and not other.cancelled
         )
 
     def _is_behind_a_fresh_poll(self, poller: Poller, now: float) -> bool:

@@ -70,11 +70,6 @@ SEAMS = (
         "consuming",
     ),
     Seam(
-        "celery.worker.request.Request._apply_result",
-        "None until the request is given to the pool",
-        "worker",
-    ),
-    Seam(
         "celery.worker.request.Request.time_start",
         "None until the pool has begun the task, then a time.time()",
         "worker",
@@ -95,8 +90,30 @@ SEAMS = (
         "worker",
     ),
     Seam(
+        "celery.worker.worker.WorkController._process_task",
+        "gives a request to the pool; is read from the controller after worker_init, so that it can be replaced there; "
+        "gives the slot back, by _quick_release, only for a revoked task",
+        "worker",
+    ),
+    Seam(
+        "celery.concurrency.thread.TaskPool.on_apply",
+        "takes target, args, kwargs and callbacks, and never calls error_callback",
+        "worker",
+    ),
+    Seam(
         "celery.concurrency.solo.TaskPool",
         "the pool that runs tasks in the event loop's thread, by its module's name",
+        "worker",
+    ),
+    Seam(
+        "celery.worker.worker.WorkController.wait_for_soft_shutdown",
+        "sleeps in the signal's handler, before worker_shutting_down is sent; is read from the controller",
+        "worker",
+    ),
+    Seam(
+        "celery.worker.consumer.consumer.Consumer.cancel_active_requests",
+        "is called by a cold stop, and raises NotImplementedError in pools that cannot end a task; is read from the "
+        "consumer, which worker_ready sends",
         "worker",
     ),
     Seam(
@@ -107,6 +124,11 @@ SEAMS = (
     Seam(
         "celery.canvas.group._apply_tasks",
         "takes one producer for all its tasks from app.producer_or_acquire(None) and passes it to each",
+        "app",
+    ),
+    Seam(
+        "celery.local.Proxy._get_current_object",
+        "the app that stands behind celery.current_app",
         "app",
     ),
     Seam(

@@ -84,11 +84,11 @@ class Sender:
             if delay > 0:
                 entry["DelaySeconds"] = math.ceil(delay)
         text = envelope.encode(message, as_base64=self._options.base64)
-        size = _bytes_of(text, entry)
+        size = envelope.bytes_of(text, entry)
         if self._claim_checks is not None and size > self._claim_checks.threshold_bytes:
             light = self._claim_checks.check_in(message, queue, delay)
             text = envelope.encode(light, as_base64=self._options.base64)
-            size = _bytes_of(text, entry)
+            size = envelope.bytes_of(text, entry)
         if size > LARGEST_BYTES:
             remedy = "Shorten its headers." if self._claim_checks else "Set the transport option claim_check."
             reason = f"it has {size} bytes and SQS takes {LARGEST_BYTES}. {remedy}"
@@ -226,14 +226,6 @@ def group_id(text: str) -> str:
     if 0 < len(text) <= _LONGEST_GROUP and text.isascii() and text.isprintable() and " " not in text:
         return text
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _bytes_of(text: str, entry: dict[str, Any]) -> int:
-    size = len(text.encode())
-    for name, value in (entry.get("MessageAttributes") or {}).items():
-        size += len(name.encode()) + len(value.get("DataType", ""))
-        size += len(value.get("StringValue", "").encode()) + len(value.get("BinaryValue", b""))
-    return size
 
 
 def _batches(outgoing: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from serverless.broker import envelope
 from serverless.broker.holdings import Delivery, Holdings
-from serverless.broker.options import MOST_ENTRIES
+from serverless.broker.options import LARGEST_BYTES, MOST_ENTRIES
 from serverless.broker.spells import Spell
 from serverless.broker.sqs import Sqs
 
@@ -27,6 +28,8 @@ _MOST_THREADS = 4
 _HURRIED_PAUSE_SECONDS = 0.2
 #: SQS's words for a receipt that no longer holds anything: somebody else has the message, or it is gone.
 _LEASE_IS_LOST = ("ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue")
+#: SQS's words for a batch over its limit; if it is of one message, that one is too large.
+_TOO_LARGE = ("BatchRequestTooLong", "AWS.SimpleQueueService.BatchRequestTooLong")
 
 
 @dataclass(eq=False)
@@ -43,6 +46,11 @@ class Step:
     ready_at: float = 0.0
     then: Step | None = None
     on_refused: Callable[[Step, str], Step | None] | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes that count against SQS's limit."""
+        return envelope.bytes_of(self.entry["MessageBody"], self.entry) if "MessageBody" in self.entry else 0
 
 
 class Settler:
@@ -150,7 +158,12 @@ class Settler:
                 best = bucket
         if best is None:
             return []
-        return [best.popleft() for _ in range(min(len(best), MOST_ENTRIES))]
+        batch = [best.popleft()]
+        size = batch[0].size
+        while best and len(batch) < MOST_ENTRIES and size + best[0].size <= LARGEST_BYTES:
+            size += best[0].size
+            batch.append(best.popleft())
+        return batch
 
     def _seconds_to_wait(self) -> float | None:
         first = [max(bucket[0].ready_at, self._paused.get(key, 0.0)) for key, bucket in self._waiting.items() if bucket]
@@ -168,7 +181,7 @@ class Settler:
             failure = failures.get(index)
             if failure is None:
                 self._confirmed(step)
-            elif befell is not None or failure.passing:
+            elif failure.passing or (befell is not None and not (len(batch) == 1 and befell.startswith(_TOO_LARGE))):
                 again.append(step)
             else:
                 self._refused(step, failure.reason)

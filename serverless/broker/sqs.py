@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -21,8 +22,12 @@ from serverless.broker.options import Options, QueueOptions
 CALL_ERRORS = (*aws.ERRORS, OSError)
 
 _REDRIVE_REMEMBERED_SECONDS = 300.0
+#: SQS answers `{}` where there is no message; the shortest message has some hundred bytes.
+_EMPTY_ANSWER_BYTES = 50
 #: Dots become dashes, all other punctuation but dashes underscores.
 _PUNCTUATION = {ord(each): "_" for each in string.punctuation if each not in "-_."} | {ord("."): "-"}
+#: Of keys that are no longer, or not yet, known: the next try reads the credentials anew.
+_ROTATED_KEYS = ("InvalidClientTokenId", "UnrecognizedClientException")
 _MISSING = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
 
 
@@ -59,6 +64,8 @@ class Sqs:
             "tcp_keepalive": True,
             # What we send is built here; botocore's checks cost a fifth of a call.
             "parameter_validation": False,
+            # Without one, botocore puts its own together anew for each request.
+            "user_agent": f"Boto3/{boto3.__version__} serverless.broker",
         }
         config = Config(**{**common, "read_timeout": 10, **options.client_config})
         # A black hole must not hold a long poll for longer than it could take.
@@ -154,6 +161,10 @@ class Sqs:
             MessageAttributeNames=["All"],
         )
         messages: list[dict[str, Any]] = answer.get("Messages", [])
+        length = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("content-length", "0")
+        if not messages and int(length) > _EMPTY_ANSWER_BYTES:
+            # boto3 reads an answer that broke off in its middle as an empty one; this queue is not.
+            raise ConnectionError(f"the answer broke off, of {length} bytes")
         return messages
 
     def batch(
@@ -171,7 +182,8 @@ class Sqs:
         except CALL_ERRORS as error:
             aws.renew_credentials(error)
             reason = describe(error)
-            failure = Failure(reason, passing=aws.is_passing(error) or not isinstance(error, aws.ERRORS))
+            rotated = reason.startswith(_ROTATED_KEYS)
+            failure = Failure(reason, passing=rotated or aws.is_passing(error) or not isinstance(error, aws.ERRORS))
             return dict.fromkeys(range(len(entries)), failure), reason
         done = {int(each["Id"]) for each in answer.get("Successful", ())}
         if len(done) == len(entries):

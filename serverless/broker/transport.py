@@ -17,17 +17,15 @@ from kombu.transport import virtual
 
 from serverless.broker import worker
 from serverless.broker.consuming import Consuming
+from serverless.broker.errors import SHAPE_ERRORS
 from serverless.broker.incoming import Message
 from serverless.broker.options import Options
 from serverless.broker.sending import PublishBatch, Sender
-from serverless.broker.sqs import CALL_ERRORS, Sqs
+from serverless.broker.sqs import Sqs
 
 log = logging.getLogger("serverless.broker")
 
 worker.watch()
-
-#: What shows that a message itself is at fault when Celery stumbles over it, and not its surroundings.
-_SHAPE_ERRORS = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
 
 
 class QoS(virtual.QoS):
@@ -71,6 +69,7 @@ class Channel(virtual.Channel):
         self.transport = connection
         self._consuming: Consuming | None = None
         self._no_ack: set[str] = set()
+        self._queue_of: dict[str, str] = {}
 
     @property
     def consuming(self) -> Consuming:
@@ -139,8 +138,7 @@ class Channel(virtual.Channel):
     def basic_consume(  # type: ignore[override]
         self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **options: Any
     ) -> None:
-        self._tag_to_queue[consumer_tag] = queue
-        self._active_queues.append(queue)
+        self._queue_of[consumer_tag] = queue
         self._consumers.add(consumer_tag)
         if no_ack:
             self._no_ack.add(queue)
@@ -152,9 +150,7 @@ class Channel(virtual.Channel):
         if consumer_tag not in self._consumers:
             return
         self._consumers.discard(consumer_tag)
-        queue_name = self._tag_to_queue.pop(consumer_tag)
-        if queue_name in self._active_queues:
-            self._active_queues.remove(queue_name)
+        queue_name = self._queue_of.pop(consumer_tag)
         self._no_ack.discard(queue_name)
         self.transport.callbacks.pop(queue_name, None)
         self.consuming.receiver.remove(queue_name)
@@ -182,7 +178,7 @@ class Channel(virtual.Channel):
             self.refuse(delivery_tag, "the worker rejected it: an unknown or invalid task, or a task that said so")
 
     def refuse(self, delivery_tag: str, reason: str) -> None:
-        self.consuming.refuse_receipt(delivery_tag, reason)
+        self.consuming.refused(delivery_tag, reason)
 
     def basic_recover(self, requeue: bool = False) -> None:
         for delivery in self.consuming.holdings.all_held():
@@ -203,12 +199,9 @@ class Channel(virtual.Channel):
         worker.delivering = delivery
         try:
             callback(message)
-        except CALL_ERRORS:
-            self.consuming.crashed(delivery.receipt)
-            raise
-        except _SHAPE_ERRORS as error:
+        except SHAPE_ERRORS as error:
             log.exception("message %s cannot be handled", delivery.message_id)
-            self.consuming.refuse(delivery, f"handling it failed: {type(error).__name__}: {error}")
+            self.refuse(delivery.receipt, f"handling it failed: {type(error).__name__}: {error}")
         except Exception:
             log.exception("message %s cannot be handled now", delivery.message_id)
             self.consuming.crashed(delivery.receipt)

@@ -39,7 +39,7 @@ class SQSError(Exception):
 
 @dataclass
 class Message:
-    """One message in a queue. receipt: of the last receive, the only one that is valid."""
+    """One message in a queue. receipt: of the last receive, the only one that is valid. number: its place in a FIFO."""
 
     id: str
     body: str
@@ -48,9 +48,10 @@ class Message:
     deduplication: str | None
     sent_at: float
     receives: int = 0
-    first_received_at: float | None = None
+    received_at: float | None = None
     receipt: str | None = None
     source_arn: str | None = None
+    number: int = 0
 
 
 @dataclass
@@ -158,7 +159,13 @@ class FakeSQS:
             if key in queue.deduplicated:
                 return queue.deduplicated[key][1]
         message = Message(
-            str(uuid.uuid4()), entry["MessageBody"], entry.get("MessageAttributes") or {}, group, key, sent_at=now
+            str(uuid.uuid4()),
+            entry["MessageBody"],
+            entry.get("MessageAttributes") or {},
+            group,
+            key,
+            sent_at=now,
+            number=next(self._number),
         )
         if queue.fifo and key:
             queue.deduplicated[key] = (now + 300, message)
@@ -188,7 +195,7 @@ class FakeSQS:
                 self._dead_letter(queue, message, redrive)
                 continue
             message.receives += 1
-            message.first_received_at = message.first_received_at or now
+            message.received_at = now
             message.receipt = f"{message.id}#{next(self._number)}#{'x' * 120}"  # real handles are long
             self._hide(queue, message, now + seconds)
             handed.append(message)
@@ -207,7 +214,7 @@ class FakeSQS:
         held = queue.hidden.get(self._known(queue, receipt))
         if held is None:
             raise SQSError("MessageNotInflight", "The message referred to is not in flight.")
-        if now + seconds > (held[1].first_received_at or now) + LONGEST_VISIBILITY_SECONDS:
+        if now + seconds > (held[1].received_at or now) + LONGEST_VISIBILITY_SECONDS:
             raise SQSError("InvalidParameterValue", "Total VisibilityTimeout for the message is beyond the limit.")
         if seconds == 0:
             self._show(queue, receipt)
@@ -237,7 +244,10 @@ class FakeSQS:
     def _show(self, queue: Queue, receipt: str) -> None:
         _, message = queue.hidden.pop(receipt)
         if queue.fifo:
-            queue.ready.appendleft(message)
+            place = next(
+                (place for place, other in enumerate(queue.ready) if other.number > message.number), len(queue.ready)
+            )
+            queue.ready.insert(place, message)
         else:
             queue.ready.append(message)
 

@@ -41,6 +41,7 @@ class Server:
     duplicate_share: the part of received messages that is handed out a second time, as standard queues may.
     reorder: hand messages out in any order, as standard queues may.
     faults: what goes wrong; the first that hits a request counts.
+    refused_keys: access key ids that are answered with 403 ExpiredToken, as after a rotation of credentials.
     counts: requests by operation, and `messages_sent`, `messages_received`, `messages_deleted`, `empty_receives`,
         `billed_units`, `bytes_in`, `bytes_out`, `connections`.
     """
@@ -53,6 +54,7 @@ class Server:
         self.duplicate_share = 0.0
         self.reorder = False
         self.faults: list[Fault] = []
+        self.refused_keys: set[str] = set()
         self.counts: Counter[str] = Counter()
         self.random = random.Random(seed)
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
@@ -113,7 +115,11 @@ class Server:
         self.counts["bytes_in"] += len(head) + len(body)
         self.counts["requests"] += 1
         self.counts[operation] += 1
-        fault = next((each for each in self.faults if each.strikes(operation, self.random)), None)
+        key = headers.get("authorization", "").partition("Credential=")[2].partition("/")[0]
+        if key in self.refused_keys:
+            fault: Fault | None = Fault(operation, "error", 403, "ExpiredToken")
+        else:
+            fault = next((each for each in self.faults if each.strikes(operation, self.random)), None)
         await self._pause()
         return await self._answer(writer, operation, json.loads(body or b"{}"), fault)
 
@@ -300,13 +306,16 @@ class Server:
     def _control(self, wanted: dict[str, Any]) -> dict[str, Any]:
         """For a fake in another process: set what is given, answer with counts and depths.
 
-        wanted: latency_seconds, duplicate_share, reorder; faults, a list of Fault's fields; reset, to zero the counts.
+        wanted: latency_seconds, duplicate_share, reorder; faults, a list of Fault's fields; refused_keys, a list of
+        access key ids; reset, to zero the counts.
         """
         if wanted.get("reset"):
             self.counts.clear()
         for name in ("latency_seconds", "duplicate_share", "reorder"):
             if name in wanted:
                 setattr(self, name, wanted[name])
+        if "refused_keys" in wanted:
+            self.refused_keys = set(wanted["refused_keys"])
         if "faults" in wanted:
             self.faults = [Fault(**fields) for fields in wanted["faults"]]
         depths = {name: self.sqs.counts(queue) for name, queue in self.sqs.queues.items()}

@@ -1,7 +1,9 @@
 """The Celery app of the fault tests: tasks that leave a trace, on the broker as any project would use it.
 
 FAULT_OPTIONS holds broker_transport_options as JSON, FAULT_CONFIG further settings; FAULT_TRACE names the file that
-tasks append to, a line each: what, task id, argument, process id, time.time().
+tasks append to, a line each: what, task id, argument, process id, time.time(). FAULT_LINGER: seconds that the task
+`linger` takes in this worker. FAULT_BLOCK: seconds that the event loop is blocked on receiving the task `block`.
+FAULT_CLOCK: a file with seconds by which time.time() is wrong, so that the clock can jump.
 """
 
 from __future__ import annotations
@@ -11,9 +13,20 @@ import os
 import signal
 import time
 
-from celery import Celery
+from celery import Celery, signals
 
 from serverless.broker import BatchPublishing
+
+_true_time = time.time
+
+
+def _shifted_time() -> float:
+    with open(os.environ["FAULT_CLOCK"], encoding="utf-8") as handle:
+        return _true_time() + float(handle.read() or 0)
+
+
+if "FAULT_CLOCK" in os.environ:
+    time.time = _shifted_time
 
 
 class App(BatchPublishing, Celery):
@@ -61,6 +74,20 @@ def nap(self, seconds: float, argument: object = "") -> None:
 
 
 @app.task(bind=True)
+def linger(self, argument: object = "") -> None:
+    """Take as long as this worker is told to, unlike its neighbours."""
+    trace("began", self.request.id, argument)
+    time.sleep(float(os.environ.get("FAULT_LINGER", "0")))
+    trace("ran", self.request.id, argument)
+
+
+@app.task(bind=True)
+def block(self, argument: object = "") -> None:
+    """Block the event loop of the worker that receives it, if FAULT_BLOCK says so."""
+    trace("ran", self.request.id, argument)
+
+
+@app.task(bind=True)
 def crash(self, times: int, argument: object = "") -> None:
     """Kill its own process the first so many times that it is received."""
     trace("began", self.request.id, argument)
@@ -83,3 +110,21 @@ def again(self, times: int, countdown: float = 1) -> None:
     trace("ran", self.request.id, self.request.retries)
     if self.request.retries < times:
         raise self.retry(countdown=countdown, max_retries=times)
+
+
+@signals.task_received.connect
+def block_the_loop(request=None, **_: object) -> None:
+    if request.name == block.name and "FAULT_BLOCK" in os.environ:
+        trace("blocked", request.id)
+        time.sleep(float(os.environ["FAULT_BLOCK"]))
+
+
+def on_renewal(task_ids: list[str]) -> None:
+    """A lease_hook."""
+    for task_id in task_ids:
+        trace("renewed", task_id)
+
+
+def keep(queue: str, envelope: dict, seconds: float) -> None:
+    """A delay_hook."""
+    trace("kept", envelope["headers"]["id"], f"{queue} {seconds:.0f}")

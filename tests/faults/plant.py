@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from serverless.fakesqs import Server
 from serverless.fakesqs.queues import ACCOUNT_ID, Queue
 from tests.conftest import ROOT
 from tests.waiting import wait_for
+
+LEASE_SECONDS = 3
 
 
 class Trace(NamedTuple):
@@ -75,7 +78,7 @@ class Worker:
 class Plant:
     """Queues `work` and others on a fake SQS in this process, whose faults, clocks and counts the test sets.
 
-    options: broker_transport_options that differ. config: further Celery settings.
+    options: broker_transport_options that differ. config: further Celery settings. variables: of the environment.
     """
 
     server: Server
@@ -85,6 +88,7 @@ class Plant:
     queues: dict[str, dict[str, Any]] = field(default_factory=dict)
     workers: list[Worker] = field(default_factory=list)
     endpoint_url: str = ""
+    variables: dict[str, str] = field(default_factory=dict)
 
     def add_queue(
         self, name: str = "work", max_receives: int = 20, with_dead_letters: bool = True, **options: Any
@@ -114,7 +118,7 @@ class Plant:
         options = {
             "region": "us-east-1",
             "wait_time_seconds": 1,
-            "lease_seconds": 3,
+            "lease_seconds": LEASE_SECONDS,
             "predefined_queues": self.queues,
             **self.options,
         }
@@ -128,6 +132,7 @@ class Plant:
             "AWS_SECRET_ACCESS_KEY": "any",
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_CONFIG_FILE": os.devnull,
+            **self.variables,
         }
 
     def send(self, code: str, **variables: str) -> str:
@@ -176,6 +181,20 @@ class Plant:
     def depth(self, name: str = "work") -> int:
         """Messages in the queue: waiting, in flight and delayed."""
         return sum(self.server.sqs.counts(self.server.sqs.queues[name]).values())
+
+    @property
+    def lease_seconds(self) -> int:
+        return self.options.get("lease_seconds", LEASE_SECONDS)
+
+    def visible(self, name: str = "work") -> int:
+        """Messages that a receive would bring now. The fake shows what is no longer hidden only when it is asked."""
+        queue, now = self.server.sqs.queues[name], time.monotonic()
+        return len(queue.ready) + sum(until <= now for until, _ in list(queue.hidden.values()))
+
+    def in_flight(self, name: str = "work") -> int:
+        """Messages that some worker holds, or that are hidden."""
+        now = time.monotonic()
+        return sum(until > now for until, _ in list(self.server.sqs.queues[name].hidden.values()))
 
     def dead_letters(self, name: str = "work") -> list[dict[str, Any]]:
         """Bodies and attributes in the queue's dead-letter queue."""
