@@ -31,7 +31,7 @@ class BatchPublishing:
             producer = _bulk_producers.get().get(id(self))
         if producer is not None or _single.get():
             return super().producer_or_acquire(producer)  # type: ignore[misc]
-        return _batching(super().producer_or_acquire())  # type: ignore[misc]
+        return self.batching_producer(super().producer_or_acquire())  # type: ignore[misc]
 
     def send_task(self, *args: Any, **options: Any) -> Any:
         token = _single.set(True)
@@ -39,6 +39,12 @@ class BatchPublishing:
             return super().send_task(*args, **options)  # type: ignore[misc]
         finally:
             _single.reset(token)
+
+    @contextmanager
+    def batching_producer(self, acquired: AbstractContextManager[Any]) -> Iterator[Any]:
+        """A producer that batches until the context ends. An app that does more with many tasks overrides it."""
+        with acquired as producer, producer.batch(max_size=MOST_BUFFERED):
+            yield producer
 
     def bulk(self) -> AbstractContextManager[None]:
         """Send all that is enqueued in the block together: see `bulk`."""
@@ -62,15 +68,10 @@ def bulk(app: Any = None) -> Iterator[None]:
     if id(app) in _bulk_producers.get():
         yield
         return
-    with _batching(super(BatchPublishing, app).producer_or_acquire()) as producer:  # type: ignore[misc]
+    acquired = super(BatchPublishing, app).producer_or_acquire()  # type: ignore[misc]
+    with app.batching_producer(acquired) as producer:
         token = _bulk_producers.set({**_bulk_producers.get(), id(app): producer})
         try:
             yield
         finally:
             _bulk_producers.reset(token)
-
-
-@contextmanager
-def _batching(acquired: AbstractContextManager[Any]) -> Iterator[Any]:
-    with acquired as producer, producer.batch(max_size=MOST_BUFFERED):
-        yield producer

@@ -5,8 +5,9 @@ well, without waiting: on a slow network one poll at a time would bring ten mess
 
 **Room.** Celery's prefetch count is the number of slots. A held message takes 1/prefetch of a slot, by its queue: a
 long task takes a whole one, so nothing waits behind it that another worker could have taken; ten short ones share one.
-What a poll that is under way may bring is reserved. Only where a slot is free and idle polls of other queues have
-reserved it, a queue may listen for one message all the same; should both bring one, the surplus is handed back at once.
+What a poll that is under way may bring is reserved; but what idle polls have reserved is open to a queue that is known
+to have messages, and where a slot is free, any queue may listen for one message. Should both bring something, the
+surplus is handed back at once.
 
 **Whole batches.** While every slot has work, a poll waits until there is room for a batch, so that receiving costs a
 tenth of a request a message. While a slot idles, it does not wait.
@@ -276,7 +277,8 @@ class Receiver:
         out_of_turn = self._has_to_wait_for_others(poller, now)
         if out_of_turn and poller.passed_over < self.sqs.options.starvation_guard:
             return None
-        room = self._room(poller, counting_listeners=True)
+        # What is known to have messages does not wait for what may have some: idle polls follow one another for ever.
+        room = self._room(poller, counting_listeners=not poller.deep)
         if poller.helps is not None:
             wanted = MOST_ENTRIES
             if not (poller.helps.deep and poller.helps.asked):

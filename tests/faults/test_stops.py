@@ -21,10 +21,6 @@ PREFORK_FIRST = [
     pytest.param("threads", marks=pytest.mark.slow),
     pytest.param("solo", marks=pytest.mark.slow),
 ]
-SECOND_SIGNALS = [
-    (signal.SIGTERM, signal.SIGQUIT),
-    pytest.param((signal.SIGINT, signal.SIGINT), marks=pytest.mark.slow),
-]
 #: A lease so long that nothing that is back soon has waited for its end.
 LONG_LEASE = 30
 #: Until an answer to a signal counts as immediate: the thread that looks for stops does so once a second.
@@ -47,6 +43,10 @@ def assert_each_ran_once(works: Plant, count: int) -> None:
 
 def await_began(works: Plant, count: int = 1) -> None:
     wait_for(lambda: len(works.traces("began")) >= count, "the beginning of the work", 20)
+
+
+def await_poll(works: Plant) -> None:
+    wait_for(lambda: works.server.counts["ReceiveMessage"] > 0, "the first poll", 5)
 
 
 def full_worker(works: Plant, pool: str, lingers: float, **variables: str) -> Worker:
@@ -144,8 +144,8 @@ def test_a_cold_stop_gives_back_what_it_cut_off_as_well(works, pool):
 @pytest.mark.parametrize("pool", PREFORK_FIRST)
 def test_a_soft_stop_gives_the_rest_back_at_once_and_lets_what_is_short_finish(works, pool):
     works.options["lease_seconds"] = LONG_LEASE
-    works.config["worker_soft_shutdown_timeout"] = 4
-    worker = full_worker(works, pool, 2.5, REMAP_SIGTERM="SIGQUIT")
+    works.config["worker_soft_shutdown_timeout"] = 3
+    worker = full_worker(works, pool, 1.5, REMAP_SIGTERM="SIGQUIT")
     told_at = time.monotonic()
     worker.tell(signal.SIGTERM)
     wait_for(lambda: works.visible() == 11, "what was not started, at once", AT_ONCE)
@@ -176,7 +176,7 @@ def test_a_soft_stop_keeps_the_lease_of_what_runs_and_gives_back_what_is_too_lon
 @pytest.mark.parametrize("pool", PREFORK_FIRST)
 def test_a_long_task_runs_once_through_a_drain_of_several_leases(works, pool):
     works.options["lease_seconds"] = 2
-    worker = full_worker(works, pool, 5)
+    worker = full_worker(works, pool, 4.5)
     worker.tell(signal.SIGTERM)
     told_at = time.monotonic()
     wait_for(lambda: works.visible() == 11, "what was not started, at once", AT_ONCE)
@@ -193,6 +193,7 @@ def test_a_long_task_runs_once_through_a_drain_of_several_leases(works, pool):
 def test_what_a_late_poll_brings_to_a_stopping_worker_is_visible_at_once(works, pool):
     works.options |= {"lease_seconds": LONG_LEASE, "wait_time_seconds": 6}
     worker = works.start_worker(pool)
+    await_poll(works)
     worker.tell(signal.SIGTERM)
     wait_for(lambda: "waiting for 1 long poll" in worker.text(), "the end of all but the poll", 5)
     put_work(works, 1)
@@ -210,7 +211,7 @@ def test_drains_in_a_row_dead_letter_nothing_and_lose_nothing(works, drains):
     works.options["lease_seconds"] = LONG_LEASE
     put_work(works, 15)
     for drain in range(drains):
-        worker = works.start_worker("prefork" if drain % 2 else "threads", concurrency=1, FAULT_LINGER="0.7")
+        worker = works.start_worker("prefork" if drain % 2 else "threads", concurrency=1, FAULT_LINGER="0.3")
         await_began(works, drain + 1)
         wait_for(lambda: works.in_flight() > 1 or works.depth() < 3, "a prefetch", 10)
         assert worker.stop() == 0
@@ -230,7 +231,8 @@ def test_processes_that_are_replaced_after_a_few_tasks_lose_nothing(works):
     assert len({trace.pid for trace in works.traces()}) > 6
 
 
-@pytest.mark.parametrize("numbers", SECOND_SIGNALS)
+@pytest.mark.slow
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGQUIT), (signal.SIGINT, signal.SIGINT)])
 def test_a_second_signal_cuts_off_what_runs_and_gives_it_back(works, numbers):
     works.options["lease_seconds"] = LONG_LEASE
     worker = full_worker(works, "prefork", 60)
@@ -244,10 +246,17 @@ def test_a_second_signal_cuts_off_what_runs_and_gives_it_back(works, numbers):
     assert_each_ran_once(works, 12)
 
 
-@pytest.mark.parametrize("numbers", SECOND_SIGNALS)
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (signal.SIGTERM, signal.SIGQUIT),
+        pytest.param((signal.SIGINT, signal.SIGINT), marks=pytest.mark.slow),
+    ],
+)
 def test_a_second_signal_does_not_wait_for_long_polls(works, numbers):
     works.options["wait_time_seconds"] = 20
     worker = works.start_worker()
+    await_poll(works)
     worker.tell(numbers[0])
     wait_for(lambda: "waiting for 1 long poll" in worker.text(), "the end of all but the poll", 5)
     worker.tell(numbers[1])
