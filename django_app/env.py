@@ -53,6 +53,12 @@ QUEUE_WAIT_SECONDS: int = _env.int("QUEUE_WAIT_SECONDS", default=20)
 #: A file that workers rewrite every few seconds with what a health check needs to know. Default: none.
 LIVENESS_FILE: str = _env.str("LIVENESS_FILE", default="")
 
+#: Whether what is enqueued is recorded in the database, in the caller's transaction. Default: yes.
+RECORD_RUNS: bool = _env.bool("RECORD_RUNS", default=True)
+
+#: Days that a run is kept after it was published. Default: 14.
+RUN_RETENTION_DAYS: int = _env.int("RUN_RETENTION_DAYS", default=14)
+
 #: Celery's result backend. Default: none, which canvas (chords) cannot work without.
 RESULT_BACKEND: str = _env.str("RESULT_BACKEND", default="disabled://")
 

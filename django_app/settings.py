@@ -25,6 +25,7 @@ ALLOWED_HOSTS = [_public.hostname or "", *EXTRA_HOSTS]
 
 INSTALLED_APPS = [
     "django_app.apps.CloudqueueConfig",
+    "django_app.ledger",
     "django_app.datasets",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -181,6 +182,10 @@ QUEUE_URL_PREFIX = env.QUEUE_URL_PREFIX
 QUEUE_WAIT_SECONDS = env.QUEUE_WAIT_SECONDS
 LIVENESS_FILE = env.LIVENESS_FILE
 RESULT_BACKEND = env.RESULT_BACKEND
+RECORD_RUNS = env.RECORD_RUNS
+RUN_RETENTION_DAYS = env.RUN_RETENTION_DAYS
+#: What publishes recorded runs, by dotted path: the ledger stands below it.
+RUN_PUBLISHER = "tasks.runtime.publishing.publish"
 
 # Language and logs -------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ UNREPORTED_AFTER = datetime.timedelta(minutes=1)
 #: result and counting it.
 UNMERGED_AFTER = datetime.timedelta(minutes=1)
 #: A dataset that nobody began to work on, or a mail that nobody began to send, for so long is enqueued again: its
-#: message may never have been published. If it only waits behind others, nothing is done twice.
+#: message may have been purged or dead-lettered. If it only waits behind others, nothing is done twice.
 UNBEGUN_AFTER = datetime.timedelta(minutes=40)
 #: Work that was begun and showed no progress for so long is started again: far longer than SQS hides a message.
 STALLED_AFTER = datetime.timedelta(hours=6)

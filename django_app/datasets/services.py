@@ -96,8 +96,8 @@ def _start(dataset: Dataset) -> None:
 
 
 def enqueue(name: str, *arguments: object) -> None:
-    """Enqueue one of settings.DATASET_TASKS after the commit."""
-    import_string(settings.DATASET_TASKS[name]).delay_on_commit(*arguments)
+    """Enqueue one of settings.DATASET_TASKS: recorded in this transaction, published after its commit."""
+    import_string(settings.DATASET_TASKS[name]).delay(*arguments)
 
 
 # Work --------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 from celery.app import amqp as celery_amqp
 from celery.app.routes import Router as CeleryRouter
 
-from tasks.topology import TOPOLOGY, TopologyError
+from tasks.topology import DEFAULT_PRIORITY, TOPOLOGY, TopologyError
 
 
 class Router(CeleryRouter):
@@ -50,6 +50,18 @@ class AMQP(celery_amqp.AMQP):
         send = super()._create_task_sender()  # type: ignore[misc]
 
         def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
+            # It needs Django's models, which are not there yet when this module is imported.
+            from tasks.runtime import recording
+
+            # kombu writes 0 for "none", and a retry would take that for the lowest and change its queue.
+            if options.get("priority") is None:
+                options["priority"] = DEFAULT_PRIORITY
+            asked = options.pop("recorded", None)
+            task_id = message.headers["id"]
+            if recording.is_sent_by_itself(task_id):
+                recording.keep_long_delay(message.headers, options)
+            elif recording.is_recorded(self.app.tasks.get(name), asked):
+                producer = recording.Keeper(producer, name)
             queue = options.get("queue")
             queue_name = queue if isinstance(queue, str) else getattr(queue, "name", None)
             if queue_name is not None and queue_name in TOPOLOGY.queues:

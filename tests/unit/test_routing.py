@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pytest
 from celery import chain, group
+from celery.app.task import Context
 from celery.signals import before_task_publish
 
 from tasks.celery import TASK_ROUTES, app
 from tasks.topology import TOPOLOGY, TopologyError
+
+
+@pytest.fixture(autouse=True)
+def unrecorded(settings):
+    """No database is needed to see where a message goes."""
+    settings.RECORD_RUNS = False
 
 
 @pytest.fixture
@@ -36,6 +43,24 @@ def task():
 def test_a_task_goes_to_the_default_queue(sent, task):
     task.delay()
     assert sent[0][0] == "default"
+
+
+def test_a_message_without_a_priority_carries_the_middle_one_so_that_its_retry_stays_in_its_queue(task):
+    kept = []
+
+    def keep(routing_key, **_):
+        kept.append(routing_key)
+
+    with app.connection_for_read() as broker:
+        queue = app.amqp.queues["default"](broker.default_channel)
+        queue.purge()
+        task.delay()
+        message = queue.get(no_ack=True)
+    assert message.properties["priority"] == 5
+    request = Context(message.headers, delivery_info={**message.delivery_info, "priority": 5}, args=(), kwargs={})
+    before_task_publish.connect(keep)
+    task.signature_from_request(request).apply_async()
+    assert kept == ["default"]
 
 
 def test_priority_moves_a_task_to_its_level(sent, task):

@@ -13,6 +13,7 @@ from django.db import Error, close_old_connections
 from django.utils import timezone
 
 from django_app.datasets import housekeeping
+from django_app.ledger import housekeeping as ledger_housekeeping
 from serverless import aws
 
 log = structlog.get_logger(__name__)
@@ -31,7 +32,8 @@ class Command(BaseCommand):
         resume_all = options["resume_all"]
         while True:
             try:
-                done = asdict(housekeeping.run(timezone.now(), resume_all=resume_all))
+                now = timezone.now()
+                done = asdict(ledger_housekeeping.run(now)) | asdict(housekeeping.run(now, resume_all=resume_all))
                 resume_all = False
                 if any(done.values()) or not options["every"]:
                     log.info("housekeeping", **done)

@@ -1,0 +1,88 @@
+"""What may become of a run: its states, and which report moves it where. Pure.
+
+Reports come late, twice and in any order: a message is delivered again, a worker that was thought dead speaks up, the
+mark that a message was published arrives after its task has run. `after` answers what a report changes; a report that
+would move a run backwards changes nothing.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a run stands."""
+
+    PENDING = "pending"  # recorded, not yet published
+    QUEUED = "queued"  # published: SQS has its message
+    WAITING = "waiting"  # parked: paused, over a limit, or behind another run
+    RUNNING = "running"  # a worker has claimed it
+    LOST = "lost"  # its worker's lease is over; another will take it
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    DEAD = "dead"  # dead-lettered
+
+
+class Report(StrEnum):
+    """What is said about a run."""
+
+    PUBLISHED = "published"
+    CLAIMED = "claimed"
+    LOST = "lost"
+    PARKED = "parked"
+    RELEASED = "released"  # from parking, or by a task that sends itself again
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    DEAD = "dead"
+
+
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REVOKED, State.EXPIRED, State.DEAD})
+#: Of a run that an attempt is or may be working on.
+AT_WORK = frozenset({State.RUNNING, State.LOST})
+#: Of a run whose message is still to be published, or to be published again.
+UNPUBLISHED = frozenset({State.PENDING, State.WAITING})
+
+_OPEN = frozenset(State) - FINAL
+_FROM: dict[Report, tuple[frozenset[State], State]] = {
+    Report.PUBLISHED: (frozenset({State.PENDING}), State.QUEUED),
+    Report.CLAIMED: (_OPEN, State.RUNNING),
+    Report.LOST: (frozenset({State.RUNNING}), State.LOST),
+    Report.PARKED: (frozenset({State.PENDING, State.QUEUED, State.LOST}), State.WAITING),
+    Report.RELEASED: (frozenset({State.WAITING, State.RUNNING, State.LOST}), State.PENDING),
+    Report.SUCCEEDED: (_OPEN, State.SUCCEEDED),
+    Report.FAILED: (_OPEN, State.FAILED),
+    Report.REVOKED: (_OPEN, State.REVOKED),
+    Report.EXPIRED: (_OPEN, State.EXPIRED),
+    Report.DEAD: (_OPEN, State.DEAD),
+}
+#: Reports that an attempt makes of itself; those of an attempt that was taken over count only if they end the run.
+_OF_AN_ATTEMPT = frozenset({Report.LOST, Report.RELEASED})
+
+
+def sources(report: Report) -> frozenset[State]:
+    """The states that the report moves on from."""
+    return _FROM[report][0]
+
+
+def target(report: Report) -> State:
+    """The state that the report leads to."""
+    return _FROM[report][1]
+
+
+def after(state: State, report: Report, *, attempt: int | None = None, newest: int = 0) -> State:
+    """The state after a report; the same state where the report comes too late.
+
+    attempt: the number of the attempt that reports, counted from 1; None where no attempt does.
+    newest: the number of the run's newest attempt, 0 if there was none.
+    An attempt that was taken over may still end the run, since what it did is done; it may neither lose nor release it.
+    """
+    came_from, leads_to = _FROM[report]
+    if state not in came_from:
+        return state
+    if report in _OF_AN_ATTEMPT and attempt is not None and attempt != newest:
+        return state
+    return leads_to
