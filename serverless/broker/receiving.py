@@ -23,7 +23,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from serverless import aws
@@ -62,6 +62,8 @@ class Poller(threading.Thread):
         self.failing = False
         #: Messages that more urgent queues brought since this one was last polled.
         self.passed_over = 0
+        #: Whether it waits for room or for its turn.
+        self.waiting = False
         #: While it waits for room: how many slots may be used at most for its poll to begin.
         self.begins_at = -1.0
         self.spell = Spell(f'receiving from queue "{queue.name}"')
@@ -123,11 +125,14 @@ class Receiver:
 
     # What the channel says -------------------------------------------------------------------------------------------
 
-    def add(self, queue: QueueOptions) -> None:
+    def add(self, queues: Iterable[QueueOptions]) -> None:
+        """Poll these queues from now on, those that are not polled already. None begins before all are known."""
         with self._changed:
-            poller = Poller(self, queue)
-            self._pollers.append(poller)
-            poller.start()
+            polled = {poller.queue.name for poller in self._pollers if not poller.cancelled}
+            added = [Poller(self, queue) for queue in queues if queue.name not in polled]
+            self._pollers += added
+            for poller in added:
+                poller.start()
             self._changed.notify_all()
 
     def remove(self, queue_name: str) -> None:
@@ -192,6 +197,7 @@ class Receiver:
         """(messages to ask for, seconds to wait for them), once there is room; None to end."""
         with self._changed:
             self._waiting += 1
+            poller.waiting = True
             try:
                 while not self._is_over(poller):
                     now = time.monotonic()
@@ -206,6 +212,7 @@ class Receiver:
                 return None
             finally:
                 self._waiting -= 1
+                poller.waiting = False
                 poller.begins_at = -1.0
 
     def answered(self, poller: Poller, asked: int, messages: list[dict[str, Any]]) -> None:
@@ -274,6 +281,8 @@ class Receiver:
         poller.begins_at = -1.0
         if self._holdings.settling >= self.sqs.options.most_unacked:
             return None
+        if self._keeps_an_overdue_one_waiting(poller):
+            return None
         out_of_turn = self._has_to_wait_for_others(poller, now)
         if out_of_turn and poller.passed_over < self.sqs.options.starvation_guard:
             return None
@@ -320,6 +329,14 @@ class Receiver:
             not other.failing and (not other.asked or other.deep or now - other.since < PATIENCE_SECONDS)
             for other in self._pollers
             if other.queue.level < poller.queue.level and not other.helps and not other.cancelled
+        )
+
+    def _keeps_an_overdue_one_waiting(self, poller: Poller) -> bool:
+        """Whether a less urgent queue has been passed over often enough: it gets the next room that there is."""
+        return any(
+            other.waiting and not other.failing and other.passed_over >= self.sqs.options.starvation_guard
+            for other in self._pollers
+            if other.queue.level > poller.queue.level and not other.helps and not other.cancelled
         )
 
     def _is_behind_a_fresh_poll(self, poller: Poller, now: float) -> bool:

@@ -144,7 +144,13 @@ class Channel(virtual.Channel):
             self._no_ack.add(queue)
         self.transport.callbacks[queue] = callback
         self.transport.consuming_channels.add(self)
-        self.consuming.receiver.add(self.transport.sqs.queue(queue))
+        # Raises now if it is not declared.
+        self.transport.sqs.queue(queue)
+        self.transport.soon(self._poll_what_is_consumed)
+
+    def _poll_what_is_consumed(self) -> None:
+        """Begin with all queues at once that Celery has named by now: the first must not be a less urgent one."""
+        self.consuming.receiver.add([self.transport.sqs.queue(name) for name in self._queue_of.values()])
 
     def basic_cancel(self, consumer_tag: str) -> None:
         if consumer_tag not in self._consumers:
@@ -242,7 +248,7 @@ class Transport(virtual.Transport):
         self.callbacks: dict[str, Callable[[Message], Any]] = {}
         self.hub: Any = None
         self._woken = False
-        self._pings: deque[Callable[[], None]] = deque()
+        self._due: deque[Callable[[], object]] = deque()
         self._listener: socket.socket
         self._waker: socket.socket
         #: Wakes drain_events, where there is no event loop.
@@ -274,21 +280,28 @@ class Transport(virtual.Transport):
             with contextlib.suppress(OSError):
                 self._waker.send(b"\0")
 
+    def soon(self, function: Callable[[], object]) -> None:
+        """Have the event loop call something in its next turn; without one, the next drain_events."""
+        self._due.append(function)
+        self.wake()
+
     def ping(self, answer: Callable[[], None]) -> None:
         """Ask the event loop to call `answer`, which shows that it turns."""
         if self.hub is None:
             answer()
         else:
-            self._pings.append(answer)
-            self.wake()
+            self.soon(answer)
+
+    def _do_what_is_due(self) -> None:
+        while self._due:
+            self._due.popleft()()
 
     def _on_woken(self) -> None:
         # In this order: a wake-up that comes between the two needs no byte of its own, since all is delivered below.
         with contextlib.suppress(OSError):
             self._listener.recv(4096)
         self._woken = False
-        while self._pings:
-            self._pings.popleft()()
+        self._do_what_is_due()
         self._deliver_ready()
 
     def _deliver_ready(self) -> None:
@@ -315,6 +328,7 @@ class Transport(virtual.Transport):
         """Deliver one message. Raises socket.timeout if none came in so many seconds; None waits for ever."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
+            self._do_what_is_due()
             for channel in list(self.consuming_channels):
                 if channel.deliver_next():
                     return

@@ -15,7 +15,7 @@ import time
 
 from celery import Celery, signals
 
-from serverless.broker import BatchPublishing
+from serverless.broker import BatchPublishing, bulk
 
 _true_time = time.time
 
@@ -95,6 +95,15 @@ def crash(self, times: int, argument: object = "") -> None:
     if receives <= times:
         os.kill(os.getpid(), signal.SIGKILL)
     trace("ran", self.request.id, argument)
+
+
+@app.task
+def spread(count: int) -> None:
+    """Enqueue so many tasks from a process of the pool."""
+    with bulk(app):
+        for number in range(count - 1):
+            note.delay(number)
+    note.delay("last")
 
 
 @app.task(bind=True)
