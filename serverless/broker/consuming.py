@@ -18,7 +18,7 @@ from serverless.broker.desk import Desk
 from serverless.broker.holdings import Delivery, Holdings, State
 from serverless.broker.incoming import Message, Reader
 from serverless.broker.leases import LeaseKeeper
-from serverless.broker.options import LONGEST_IN_FLIGHT_SECONDS, QueueOptions
+from serverless.broker.options import LONGEST_DELAY_SECONDS, QueueOptions
 from serverless.broker.receiving import Receiver, received
 from serverless.broker.settling import Settler
 from serverless.broker.sqs import CALL_ERRORS, Sqs
@@ -51,9 +51,10 @@ class Consuming:
         self.settler = Settler(sqs, self.holdings, unlease=self.keeper.release)
         self.dead = dead_letters.DeadLetters(sqs, self.settler)
         self.reader = Reader(sqs, self.holdings, channel, give=self._give, refuse=self.refuse, hand_back=self.hand_back)
-        self.receiver = Receiver(sqs, self.holdings, on_received=self.reader.read, on_surplus=self._give_up)
+        self.receiver = Receiver(sqs, self.holdings, on_received=self._read, on_surplus=self._give_back)
         self.keeper.report = self.receiver.report
         self.keeper.on_stop = self.release_unstarted
+        self.keeper.on_dropped = self.crashed
         self._ready: deque[tuple[Delivery, Message]] = deque()
         self._closed = False
         self._redrive_again_at = 0.0
@@ -64,14 +65,21 @@ class Consuming:
 
     # Towards Celery --------------------------------------------------------------------------------------------------
 
+    def _read(self, deliveries: list[Delivery]) -> None:
+        self._learn_maximum(deliveries)
+        self.reader.read(deliveries)
+
     def _give(self, delivery: Delivery, message: Message) -> None:
         self._ready.append((delivery, message))
         self._on_ready()
 
     def take(self) -> tuple[Delivery, Message] | None:
         """The next message for Celery; None if there is none, or the worker stops."""
-        while self._ready:
-            delivery, message = self._ready.popleft()
+        while True:
+            try:
+                delivery, message = self._ready.popleft()
+            except IndexError:
+                return None
             # Noted first and asked second: what is not delivered is given back, in another thread, once it stops.
             delivery.delivered = True
             if worker.stopping():
@@ -79,13 +87,13 @@ class Consuming:
                 return None
             if delivery.state is State.HELD:
                 return delivery, message
-        return None
 
     def get(self, queue: QueueOptions) -> Message | None:
         """One message by asking SQS once, without waiting. Raises CALL_ERRORS."""
         for raw in self._sqs.receive(queue, 1, 0):
-            delivery = received(queue, raw)
+            delivery = received(queue, raw, self._sqs.options.lease_seconds)
             self.holdings.add([delivery])
+            self._learn_maximum([delivery])
             message = self.reader.parse(delivery)
             if message is not None:
                 delivery.delivered = True
@@ -96,59 +104,80 @@ class Consuming:
     def has_ready(self) -> bool:
         return bool(self._ready)
 
-    # From Celery -----------------------------------------------------------------------------------------------------
+    # From Celery: what it says is done by the desk's thread ----------------------------------------------------------
 
     def done(self, receipt: str) -> None:
         """Celery acknowledges: its room is free at once, SQS is told in a batch."""
-        self.desk.tell(self._done, receipt)
+        self.desk.tell(self._with, receipt, self._delete)
 
     def crashed(self, receipt: str) -> None:
         """Its process was lost, or the task wants it back: it shows again after a pause that doubles.
 
         At the redrive policy's maximum it goes to the dead-letter queue with its story; SQS would move it without one.
         """
-        self.desk.tell(self._crashed, receipt)
+        self.desk.tell(self._with, receipt, self._return)
 
     def refused(self, receipt: str, reason: str) -> None:
         """Celery will never run it: to the dead-letter queue with it."""
-        self.desk.tell(self._refused, receipt, reason)
+        self.desk.tell(self._with, receipt, partial(self.refuse, reason=reason))
 
-    def _done(self, receipt: str) -> None:
-        delivery = self._settle(receipt)
-        if delivery is not None:
-            self.settler.delete(delivery)
-            self.reader.settled(delivery, done=True)
+    def returned(self, receipt: str, seconds: int = 0) -> None:
+        """Celery has no use for it now, and nothing is wrong with it."""
+        self.desk.tell(self._with, receipt, partial(self.hand_back, seconds=seconds))
 
-    def _crashed(self, receipt: str) -> None:
-        delivery = self._settle(receipt)
-        if delivery is None:
-            return
-        most = self._most_receives(delivery)
-        if most is not None and delivery.receives >= most:
-            self.dead.move(
-                delivery,
-                f"it came {delivery.receives} times, and its process died, or it wanted to come back, each time",
-            )
-            self.reader.settled(delivery, done=True)
+    def given_up(self, receipt: str) -> None:
+        """It is no longer ours: somebody else has it, or will."""
+        self.desk.tell(self._with, receipt, self._drop)
+
+    def set_slots(self, slots: int) -> None:
+        if self.receiver.is_polling:
+            self.desk.tell(self.receiver.set_slots, slots)
         else:
-            longest = min(_LONGEST_CRASH_PAUSE_SECONDS, _FIRST_CRASH_PAUSE_SECONDS << min(delivery.receives - 1, 16))
-            pause = random.randint((longest + 1) // 2, longest)
-            log.warning(
-                'queue "%s": message %s (task %s, received %d times) goes back and shows again in %d s',
-                delivery.queue.name,
-                delivery.message_id,
-                delivery.task_id,
-                delivery.receives,
-                pause,
-            )
-            self.settler.hand_back(delivery, min(pause, LONGEST_IN_FLIGHT_SECONDS))
-            self.reader.settled(delivery, done=False)
+            self.receiver.set_slots(slots)
+
+    def _with(self, receipt: str, action: Callable[[Delivery], None]) -> None:
+        delivery = self.holdings.get(receipt)
+        if delivery is not None:
+            action(delivery)
+
+    # What becomes of a delivery --------------------------------------------------------------------------------------
+
+    def _settle(self, delivery: Delivery, tell_sqs: Callable[[], None], *, done: bool) -> None:
+        """Settle it, once. tell_sqs comes first, so that nothing that fails later can leave it untold."""
+        if not self.holdings.settle(delivery):
+            return
+        tell_sqs()
+        self.reader.settled(delivery, done=done)
+        self.receiver.freed()
+
+    def _delete(self, delivery: Delivery) -> None:
+        self._settle(delivery, lambda: self.settler.delete(delivery), done=True)
+
+    def _drop(self, delivery: Delivery) -> None:
+        self._settle(delivery, lambda: self.holdings.drop(delivery), done=False)
 
     def refuse(self, delivery: Delivery, reason: str) -> None:
         """It can never be worked on: to the dead-letter queue with it."""
-        if self._mark_settled(delivery):
-            self.dead.move(delivery, reason)
-            self.reader.settled(delivery, done=True)
+        self._settle(delivery, lambda: self.dead.move(delivery, reason), done=True)
+
+    def _return(self, delivery: Delivery) -> None:
+        if delivery.max_receives is not None and delivery.receives >= delivery.max_receives:
+            self.refuse(
+                delivery,
+                f"it came {delivery.receives} times, and its process died, or it wanted to come back, each time",
+            )
+            return
+        longest = min(_LONGEST_CRASH_PAUSE_SECONDS, _FIRST_CRASH_PAUSE_SECONDS << min(delivery.receives - 1, 16))
+        pause = random.randint((longest + 1) // 2, longest)
+        log.warning(
+            'queue "%s": message %s (task %s, received %d times) goes back and shows again in %d s',
+            delivery.queue.name,
+            delivery.message_id,
+            delivery.task_id,
+            delivery.receives,
+            pause,
+        )
+        self._settle(delivery, lambda: self.settler.hand_back(delivery, pause), done=False)
 
     def hand_back(self, delivery: Delivery, seconds: int = 0) -> None:
         """Give a healthy message back. That must not bring it nearer to the dead-letter queue.
@@ -157,52 +186,39 @@ class Consuming:
         is replaced by a fresh copy, whose count begins anew. (On a FIFO queue a copy would lose its place in the order:
         there the policy's maximum must be high.)
         """
-        if not self._mark_settled(delivery):
-            return
-        most = self._most_receives(delivery)
+        delivery.went_back = True
+        self._settle(delivery, lambda: self._show(delivery, seconds), done=False)
+
+    def _show(self, delivery: Delivery, seconds: int) -> None:
+        most = delivery.max_receives
         if most is None or delivery.receives < most - 1 or delivery.queue.fifo:
             self.settler.hand_back(delivery, seconds)
-        else:
-            entry: dict[str, Any] = {"MessageBody": delivery.body}
-            if delivery.attributes:
-                entry["MessageAttributes"] = delivery.attributes
-            if delivery.group:
-                entry["MessageGroupId"] = delivery.group
-            if seconds:
-                entry["DelaySeconds"] = min(seconds, 900)
-            self.settler.replace(delivery, delivery.queue.url, entry)
-        self.reader.settled(delivery, done=False)
+            return
+        entry: dict[str, Any] = {"MessageBody": delivery.body}
+        if delivery.attributes:
+            entry["MessageAttributes"] = delivery.attributes
+        if delivery.group:
+            entry["MessageGroupId"] = delivery.group
+        if seconds:
+            entry["DelaySeconds"] = min(seconds, LONGEST_DELAY_SECONDS)
+        self.settler.replace(delivery, delivery.queue.url, entry)
 
-    def _most_receives(self, delivery: Delivery) -> int | None:
-        """The redrive policy's maximum; asked for only where it is not declared and a message came more than once."""
-        if delivery.queue.max_receives is not None:
-            return delivery.queue.max_receives
-        if delivery.receives < _FEWEST_MAX_RECEIVES or time.monotonic() < self._redrive_again_at:
-            return None
-        try:
-            return self._sqs.redrive(delivery.queue).max_receives
-        except CALL_ERRORS:
-            self._redrive_again_at = time.monotonic() + _REDRIVE_PAUSE_SECONDS
-            return None
-
-    def _refused(self, receipt: str, reason: str) -> None:
-        delivery = self.holdings.get(receipt)
-        if delivery is not None:
-            self.refuse(delivery, reason)
-
-    def _give_up(self, deliveries: list[Delivery]) -> None:
+    def _give_back(self, deliveries: list[Delivery]) -> None:
+        self._learn_maximum(deliveries)
         for delivery in deliveries:
             self.hand_back(delivery)
 
-    def _settle(self, receipt: str) -> Delivery | None:
-        delivery = self.holdings.get(receipt)
-        return delivery if delivery is not None and self._mark_settled(delivery) else None
-
-    def _mark_settled(self, delivery: Delivery) -> bool:
-        if not self.holdings.settle(delivery):
-            return False
-        self.receiver.freed()
-        return True
+    def _learn_maximum(self, deliveries: list[Delivery]) -> None:
+        """Ask for the redrive policy's maximum where it is not declared and a message came more than once."""
+        for delivery in deliveries:
+            if delivery.max_receives is None and delivery.receives >= _FEWEST_MAX_RECEIVES:
+                if time.monotonic() < self._redrive_again_at:
+                    return
+                try:
+                    delivery.max_receives = self._sqs.redrive(delivery.queue).max_receives
+                except CALL_ERRORS:
+                    self._redrive_again_at = time.monotonic() + _REDRIVE_PAUSE_SECONDS
+                    return
 
     # The end ---------------------------------------------------------------------------------------------------------
 
@@ -212,12 +228,23 @@ class Consuming:
         A delivered message of which Celery made no request says nothing of its own.
         """
         for delivery in self.holdings.all_held():
-            if not delivery.delivered or (delivery.request is not None and not delivery.begun):
-                self.hand_back(delivery)
-        self._ready.clear()
+            if delivery.delivered and (delivery.request is None or delivery.begun):
+                continue
+            # Settled first and asked second, see Delivery.
+            if not self.holdings.settle(delivery):
+                continue
+            if delivery.begun:
+                self.holdings.unsettle(delivery)
+                continue
+            delivery.went_back = True
+            self._show(delivery, 0)
+            self.reader.settled(delivery, done=False)
 
     def close(self) -> None:
-        """Hand back everything that is not done, wait for late polls, tell SQS all, end the threads."""
+        """Hand back everything that is not done, wait for late polls, tell SQS all, end the threads.
+
+        Where Celery only makes its connection anew, what its pool has begun goes on, and stays leased until it is done.
+        """
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
@@ -225,20 +252,28 @@ class Consuming:
         self.receiver.stop()
         self.desk.finish(_FLUSH_SECONDS)
         held = self.holdings.all_held()
+        if not worker.stopping() and any(delivery.begun for delivery in held):
+            self._give_back([delivery for delivery in held if not delivery.begun])
+            self.keeper.on_idle = self._end_threads
+            return
         if held:
             log.info("handing back %d messages that were not finished", len(held))
-        self._give_up(held)
+        self._give_back(held)
         late = self.receiver.polls_under_way
         if late:
-            log.info("waiting for %d long polls to end, so that what they bring is not hidden from others", late)
+            log.info("waiting for long polls to end (%d), so that what they bring is not hidden from others", late)
         left = self.receiver.await_late_polls(self._sqs.options.wait_time_seconds + 2.0)
         if left:
             log.warning("%d long polls did not end; what they may still bring shows again when its lease is over", left)
         self.desk.finish(_FLUSH_SECONDS)
-        self._give_up(self.holdings.all_held())
+        self._give_back(self.holdings.all_held())
+        self.dead.finish(_FLUSH_SECONDS)
         unconfirmed = self.settler.flush(_FLUSH_SECONDS)
         if unconfirmed:
             log.error("SQS could not be told of %d messages; they show again when their leases are over", unconfirmed)
+        self._end_threads()
+
+    def _end_threads(self) -> None:
         self.settler.close()
         self.keeper.close()
         self.desk.close()

@@ -10,6 +10,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+from serverless.broker.desk import Desk
 from serverless.broker.holdings import Delivery
 from serverless.broker.settling import Settler, Step
 from serverless.broker.spells import Spell, pause_seconds
@@ -38,6 +39,7 @@ class DeadLetters:
         self._sqs = sqs
         self._settler = settler
         self._spell = Spell("finding the dead-letter queue")
+        self._desk: Desk | None = None
 
     def move(self, delivery: Delivery, reason: str) -> None:
         """Move it to its queue's dead-letter queue; without one, log it whole and delete it.
@@ -48,7 +50,16 @@ class DeadLetters:
         if delivery.queue.dead_letter_url:
             self._move(delivery, reason)
         else:
-            threading.Thread(target=self._move_patiently, args=(delivery, reason), daemon=True).start()
+            if self._desk is None:
+                self._desk = Desk("sqs-dead-letters")
+                self._desk.start()
+            self._desk.tell(self._move_patiently, delivery, reason)
+
+    def finish(self, seconds: float) -> None:
+        """Wait until all are on their way, at most so long."""
+        if self._desk is not None:
+            self._desk.finish(seconds)
+            self._desk.close()
 
     def _move_patiently(self, delivery: Delivery, reason: str) -> None:
         tries = 0

@@ -20,8 +20,8 @@ log = logging.getLogger("serverless.broker")
 class Desk(threading.Thread):
     """Does, in order and in a thread of its own, what it is told."""
 
-    def __init__(self) -> None:
-        super().__init__(name="sqs-desk", daemon=True)
+    def __init__(self, name: str = "sqs-desk") -> None:
+        super().__init__(name=name, daemon=True)
         self._told: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._woken = False
         self._open = True

@@ -32,8 +32,15 @@ class Delivery:
     receives: how often SQS has handed the message out, this time included.
     attributes: message attributes, as SQS gave them.
     task_id, eta: from the headers, once they are read; eta is a time.time().
-    renewed_at: time.monotonic() from when the present lease counts.
+    renewed_at: time.monotonic() from when the present lease counts, for lease_seconds.
     lost: its lease is gone, or was given up; it is not renewed.
+    delivered: handed to Celery. begun: a process or thread of the pool has it. request: a weak reference to Celery's.
+    went_back: it was handed back healthy. missing_since: time.monotonic() since when Celery has not known it.
+    max_receives: of its queue's redrive policy, as far as it is known.
+
+    Celery's event loop begins a delivery, and other threads give back what is not begun, without a common lock (see
+    desk.py). So each first says what it does and then looks at the other: `begin` marks it begun and then looks at the
+    state; who gives it back settles it and then looks at `begun`. Both may step back; never do both go on.
     """
 
     receipt: str
@@ -47,10 +54,21 @@ class Delivery:
     state: State = State.HELD
     task_id: str | None = None
     eta: float | None = None
+    lease_seconds: float = 60.0
     lost: bool = False
-    delivered: bool = False  # handed to Celery
-    begun: bool = False  # a process or thread of the pool has it
-    request: Any = None  # a weak reference to Celery's request
+    delivered: bool = False
+    begun: bool = False
+    went_back: bool = False
+    request: Any = None
+    missing_since: float | None = None
+    max_receives: int | None = None
+
+    def begin(self) -> bool:
+        """Note that the pool has it; False if it must not begin: it was given back, or its lease is over."""
+        self.begun = True
+        if self.state is not State.HELD or self.lost or time.monotonic() - self.renewed_at >= self.lease_seconds:
+            self.begun = False
+        return self.begun
 
 
 class Holdings:
@@ -103,9 +121,17 @@ class Holdings:
                 self._settling -= 1
             delivery.state = State.GONE
 
+    def unsettle(self, delivery: Delivery) -> None:
+        """Take a `settle` back, before anything was said of it."""
+        with self.changed:
+            delivery.state = State.HELD
+            self._held[delivery.queue.name] += 1
+            self._settling -= 1
+
     @property
     def held(self) -> int:
-        return sum(self._held.values())
+        with self.changed:
+            return sum(self._held.values())
 
     @property
     def settling(self) -> int:
@@ -113,14 +139,15 @@ class Holdings:
 
     def slots_used(self) -> float:
         """Slots of the prefetch count that are taken: a message of a queue with prefetch 10 takes a tenth of one."""
-        used = sum(count / self._prefetch[name] for name, count in self._held.items())
-        if self._early:
-            now = time.time()
-            # While Celery waits for an eta it has raised its prefetch count by one for it.
-            used += sum(
-                1 - 1 / delivery.queue.prefetch for delivery in self._early if delivery.eta and delivery.eta > now
-            )
-        return used
+        with self.changed:
+            used = sum(count / self._prefetch[name] for name, count in self._held.items())
+            if self._early:
+                now = time.time()
+                # While Celery waits for an eta it has raised its prefetch count by one for it.
+                used += sum(
+                    1 - 1 / delivery.queue.prefetch for delivery in self._early if delivery.eta and delivery.eta > now
+                )
+            return used
 
     def all(self) -> list[Delivery]:
         with self.changed:

@@ -96,15 +96,26 @@ class Reader:
 
     def read(self, deliveries: list[Delivery]) -> None:
         """Pass on what Celery may have now, and see to the rest."""
+        #: Groups of FIFO queues of which a message of this answer went back: those behind it must not overtake it.
+        gone_back: set[tuple[str, str]] = set()
         for delivery in deliveries:
-            message = self.parse(delivery)
-            if message is None:
+            key = (delivery.queue.name, delivery.group or "")
+            if delivery.queue.fifo and key in gone_back:
+                self._hand_back(delivery, 0)
                 continue
-            try:
-                self._pass_on(delivery, message)
-            except Exception as error:  # one message must not take its poller, and those behind it, along
-                log.exception("message %s cannot be passed on", delivery.message_id)
-                self._refuse(delivery, f"reading it failed: {type(error).__name__}: {error}")
+            message = self.parse(delivery)
+            if message is not None:
+                self._pass_on_safely(delivery, message)
+            if delivery.went_back:
+                gone_back.add(key)
+
+    def _pass_on_safely(self, delivery: Delivery, message: Message) -> None:
+        """One message must not take its poller, and those behind it, along."""
+        try:
+            self._pass_on(delivery, message)
+        except Exception as error:
+            log.exception("message %s cannot be passed on", delivery.message_id)
+            self._refuse(delivery, f"reading it failed: {type(error).__name__}: {error}")
 
     def parse(self, delivery: Delivery) -> Message | None:
         """The message, or None where there is none to be had; that has been seen to then."""

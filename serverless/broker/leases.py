@@ -46,11 +46,16 @@ class LeaseKeeper(threading.Thread):
         self.report: Callable[[], dict[str, Any]] = dict
         #: Called again and again while the worker stops; the loop may stand still all that time.
         self.on_stop: Callable[[], object] = lambda: None
+        #: Called with the receipt of what Celery has dropped without a word.
+        self.on_dropped: Callable[[str], object] = lambda receipt: None
+        #: Called once nothing is held or being settled any more.
+        self.on_idle: Callable[[], object] | None = None
         self._renewing: set[Delivery] = set()
         self._released: set[Delivery] = set()
         self._condition = threading.Condition()
         self._closed = False
         self._asked_at: float | None = None
+        self._turned_at = float("-inf")
         self._hung = False
         self._spells: dict[str, Spell] = {}
         self._reported_at = float("-inf")
@@ -60,6 +65,7 @@ class LeaseKeeper(threading.Thread):
     def turned(self) -> None:
         """The event loop turns."""
         self._asked_at = None
+        self._turned_at = time.monotonic()
 
     def _look_for_the_pulse(self, now: float) -> bool:
         """Whether the worker may keep what it holds. A loop that has not turned for a whole lease is stuck."""
@@ -106,6 +112,9 @@ class LeaseKeeper(threading.Thread):
         if now - self._reported_at >= min(_LIVENESS_SECONDS, self.lease_seconds / 3):
             self._reported_at = now
             self._write_liveness()
+        self._look_for_what_was_dropped(now)
+        if self.on_idle is not None and not self._holdings.all():
+            self.on_idle()
         due = self._due(now)
         if not self._look_for_the_pulse(now):
             due = [delivery for delivery in due if delivery.state is State.SETTLING]
@@ -124,6 +133,28 @@ class LeaseKeeper(threading.Thread):
             # Side by side: a request that gets no answer must not cost the others their leases.
             with ThreadPoolExecutor(min(len(batches), _MOST_RENEWERS), thread_name_prefix="sqs-renew") as renewers:
                 list(renewers.map(lambda batch: self._renew(*batch), batches))
+
+    def _look_for_what_was_dropped(self, now: float) -> None:
+        """What the pool has begun and Celery no longer knows was neither acknowledged nor rejected: for an error in
+        between, such as a result backend that is down. Kept, its slot would be gone for ever.
+
+        Celery acknowledges through its event loop, so the loop must have turned since it was first missed.
+        """
+        if worker.stopping() or worker.pool_blocks_the_loop():
+            return
+        for delivery in self._holdings.all_held():
+            if not delivery.begun or delivery.request is None or worker.knows(delivery.request):
+                delivery.missing_since = None
+            elif delivery.missing_since is None:
+                delivery.missing_since = now
+            elif self._turned_at > delivery.missing_since + _LOOK_SECONDS:
+                log.error(
+                    'queue "%s": Celery has dropped message %s (task %s) without acknowledging it: it goes back',
+                    delivery.queue.name,
+                    delivery.message_id,
+                    delivery.task_id,
+                )
+                self.on_dropped(delivery.receipt)
 
     def _due(self, now: float) -> list[Delivery]:
         """What has used a third of its lease; and, if anything has, what soon will, to fill the batch."""

@@ -24,17 +24,20 @@ _LONGEST_POLL_SECONDS = 60.0
 
 def problems(facts: Mapping[str, Any], now: float) -> list[str]:
     """What is wrong; empty if nothing is. facts: the file's object. now: a time.time()."""
-    found: list[str] = []
     age = now - facts["written_at"]
     if age > _OLDEST_SECONDS:
-        found.append(f"the file is {age:.0f} s old: the worker, or the thread that keeps its leases, has ended.")
+        return [f"the file is {age:.0f} s old: the worker, or the thread that keeps its leases, has ended."]
+    found: list[str] = []
     if facts["hung"]:
         found.append("the event loop does not turn.")
+    if facts.get("stopping"):
+        # Its threads end, and what runs may take as long as it does.
+        return found
     if facts.get("dead_pollers"):
         found.append(f"the threads that receive from {', '.join(facts['dead_pollers'])} have ended.")
-    tried_at = facts.get("last_try_at")
-    if tried_at is not None and not facts.get("waiting_for_room") and now - tried_at > _LONGEST_POLL_SECONDS:
-        found.append(f"no receive has come back for {now - tried_at:.0f} s, neither with messages nor with an error.")
+    polls = facts.get("oldest_poll_seconds")
+    if polls is not None and polls + age > _LONGEST_POLL_SECONDS:
+        found.append(f"a receive has not come back for {polls + age:.0f} s, neither with messages nor with an error.")
     return found
 
 

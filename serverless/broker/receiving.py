@@ -129,10 +129,11 @@ class Receiver:
         """Poll these queues from now on, those that are not polled already. None begins before all are known."""
         with self._changed:
             polled = {poller.queue.name for poller in self._pollers if not poller.cancelled}
-            added = [Poller(self, queue) for queue in queues if queue.name not in polled]
-            self._pollers += added
-            for poller in added:
-                poller.start()
+            for queue in queues:
+                if queue.name not in polled:
+                    poller = Poller(self, queue)
+                    poller.start()
+                    self._pollers.append(poller)
             self._changed.notify_all()
 
     def remove(self, queue_name: str) -> None:
@@ -143,6 +144,10 @@ class Receiver:
                     poller.cancelled = True
             self._pollers = [poller for poller in self._pollers if not poller.cancelled or poller.asked]
             self._changed.notify_all()
+
+    @property
+    def is_polling(self) -> bool:
+        return bool(self._pollers)
 
     def set_slots(self, slots: int) -> None:
         """Celery's prefetch count; 0 is without limit."""
@@ -179,14 +184,16 @@ class Receiver:
     def report(self) -> dict[str, Any]:
         """Facts for the liveness file; times are seconds since the epoch.
 
-        waiting_for_room: no poll is under way since Celery has all that it may hold.
+        oldest_poll_seconds: how long the oldest poll under way has been so; None if none is.
         """
         with self._changed:
             consuming = [poller for poller in self._pollers if not poller.cancelled]
+            under_way = [poller.since for poller in self._pollers if poller.asked]
             return {
                 "last_receive_at": self.last_receive_at,
                 "last_try_at": self.last_try_at,
-                "waiting_for_room": bool(consuming) and not any(poller.asked or poller.failing for poller in consuming),
+                "oldest_poll_seconds": time.monotonic() - min(under_way) if under_way else None,
+                "stopping": self._stopped or worker.stopping(),
                 "dead_pollers": [poller.queue.name for poller in consuming if not poller.is_alive()],
                 "held": self._holdings.held,
             }
@@ -216,7 +223,7 @@ class Receiver:
                 poller.begins_at = -1.0
 
     def answered(self, poller: Poller, asked: int, messages: list[dict[str, Any]]) -> None:
-        deliveries = [received(poller.queue, message) for message in messages]
+        deliveries = [received(poller.queue, message, self.sqs.options.lease_seconds) for message in messages]
         with self._changed:
             self.last_receive_at = self.last_try_at = time.time()
             poller.asked = 0
@@ -234,13 +241,15 @@ class Receiver:
             self._holdings.add(deliveries)
             if over:
                 self._forget(poller)
-            elif poller.deep and poller.helps is None and poller.helpers < _MOST_HELPERS:
-                self._get_help(poller)
             self._changed.notify_all()
-        if surplus:
-            self._on_surplus(surplus)
-        if kept:
-            self._on_received(kept)
+        try:
+            if kept:
+                self._on_received(kept)
+        finally:
+            if surplus:
+                self._on_surplus(surplus)
+        if not over and poller.deep and poller.helps is None:
+            self._get_help(poller)
 
     def failed(self, poller: Poller, reason: str) -> None:
         """Wait until the next try is due."""
@@ -270,12 +279,19 @@ class Receiver:
 
     def _get_help(self, poller: Poller) -> None:
         """Start one more thread for its queue, if there is room for two batches: its own next one, and the helper's."""
-        if self._room(poller, counting_listeners=True) >= 2 * MOST_ENTRIES:
-            poller.helpers += 1
+        with self._changed:
+            if poller.helpers >= _MOST_HELPERS or self._room(poller, counting_listeners=True) < 2 * MOST_ENTRIES:
+                return
             helper = Poller(self, poller.queue, helps=poller)
             helper.deep = True
+            try:
+                helper.start()
+            except RuntimeError as error:  # no further thread is to be had
+                log.warning('queue "%s" is polled by no further thread: %s', poller.queue.name, error)
+                poller.helpers = _MOST_HELPERS
+                return
+            poller.helpers += 1
             self._pollers.append(helper)
-            helper.start()
 
     def _permission(self, poller: Poller, now: float) -> tuple[int, int] | None:
         poller.begins_at = -1.0
@@ -347,7 +363,7 @@ class Receiver:
         )
 
 
-def received(queue: QueueOptions, message: dict[str, Any]) -> Delivery:
+def received(queue: QueueOptions, message: dict[str, Any], lease_seconds: float) -> Delivery:
     """What SQS just handed out. message: an entry of ReceiveMessage's answer."""
     attributes = message.get("Attributes", {})
     return Delivery(
@@ -359,4 +375,6 @@ def received(queue: QueueOptions, message: dict[str, Any]) -> Delivery:
         attributes=message.get("MessageAttributes", {}),
         group=attributes.get("MessageGroupId"),
         renewed_at=time.monotonic(),
+        lease_seconds=lease_seconds,
+        max_receives=queue.max_receives,
     )

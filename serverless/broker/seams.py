@@ -70,6 +70,11 @@ SEAMS = (
         "consuming",
     ),
     Seam(
+        "celery.worker.state.reserved_requests",
+        "with active_requests, every request that Celery has and has not ended",
+        "worker",
+    ),
+    Seam(
         "celery.worker.request.Request.time_start",
         "None until the pool has begun the task, then a time.time()",
         "worker",
@@ -93,12 +98,12 @@ SEAMS = (
         "celery.worker.worker.WorkController._process_task",
         "gives a request to the pool; is read from the controller after worker_init, so that it can be replaced there; "
         "gives the slot back, by _quick_release, only for a revoked task",
-        "worker",
+        "guards",
     ),
     Seam(
         "celery.concurrency.thread.TaskPool.on_apply",
         "takes target, args, kwargs and callbacks, and never calls error_callback",
-        "worker",
+        "guards",
     ),
     Seam(
         "celery.concurrency.solo.TaskPool",
@@ -108,13 +113,13 @@ SEAMS = (
     Seam(
         "celery.worker.worker.WorkController.wait_for_soft_shutdown",
         "sleeps in the signal's handler, before worker_shutting_down is sent; is read from the controller",
-        "worker",
+        "guards",
     ),
     Seam(
         "celery.worker.consumer.consumer.Consumer.cancel_active_requests",
         "is called by a cold stop, and raises NotImplementedError in pools that cannot end a task; is read from the "
         "consumer, which worker_ready sends",
-        "worker",
+        "guards",
     ),
     Seam(
         "celery.apps.worker._shutdown_handler",

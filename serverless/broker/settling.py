@@ -111,16 +111,15 @@ class Settler:
         with self._condition:
             bucket = self._waiting[step.operation, step.url]
             bucket.append(step)
-            full = len(bucket) >= MOST_ENTRIES
-            if self._idle == 0 and len(self._threads) < _MOST_THREADS and (full or not self._threads):
+            if self._idle == 0 and len(self._threads) < _MOST_THREADS:
                 self._start_thread()
             elif len(bucket) == 1 or len(bucket) % MOST_ENTRIES == 0 or step.operation != "delete_message_batch":
                 self._condition.notify()
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._work, name=f"sqs-settle-{len(self._threads)}", daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def _work(self) -> None:
         while True:

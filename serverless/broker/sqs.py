@@ -157,7 +157,7 @@ class Sqs:
             MaxNumberOfMessages=most,
             WaitTimeSeconds=wait_seconds,
             VisibilityTimeout=self.options.lease_seconds,
-            AttributeNames=["ApproximateReceiveCount", "MessageGroupId"] if queue.fifo else ["ApproximateReceiveCount"],
+            AttributeNames=["ApproximateReceiveCount", "MessageGroupId"],
             MessageAttributeNames=["All"],
         )
         messages: list[dict[str, Any]] = answer.get("Messages", [])

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from amqp.protocol import queue_declare_ok_t
-from botocore.exceptions import BotoCoreError, ClientError
 from kombu.transport import virtual
 
-from serverless.broker import worker
+from serverless.broker import guards, worker
 from serverless.broker.consuming import Consuming
 from serverless.broker.errors import SHAPE_ERRORS
 from serverless.broker.incoming import Message
@@ -26,6 +25,11 @@ from serverless.broker.sqs import Sqs
 log = logging.getLogger("serverless.broker")
 
 worker.watch()
+guards.watch()
+
+
+#: Until what failed in the event loop is tried again.
+_DUE_AGAIN_SECONDS = 1.0
 
 
 class QoS(virtual.QoS):
@@ -45,7 +49,7 @@ class QoS(virtual.QoS):
     @prefetch_count.setter
     def prefetch_count(self, count: int | None) -> None:
         self._prefetch_count = count or 0
-        self.channel.consuming.receiver.set_slots(self._prefetch_count)
+        self.channel.consuming.set_slots(self._prefetch_count)
 
     def can_consume(self) -> bool:
         return True
@@ -70,6 +74,8 @@ class Channel(virtual.Channel):
         self._consuming: Consuming | None = None
         self._no_ack: set[str] = set()
         self._queue_of: dict[str, str] = {}
+        #: What takes the messages of each queue that is consumed.
+        self._callbacks: dict[str, Callable[[Message], Any]] = {}
 
     @property
     def consuming(self) -> Consuming:
@@ -142,7 +148,7 @@ class Channel(virtual.Channel):
         self._consumers.add(consumer_tag)
         if no_ack:
             self._no_ack.add(queue)
-        self.transport.callbacks[queue] = callback
+        self._callbacks[queue] = callback
         self.transport.consuming_channels.add(self)
         # Raises now if it is not declared.
         self.transport.sqs.queue(queue)
@@ -158,7 +164,7 @@ class Channel(virtual.Channel):
         self._consumers.discard(consumer_tag)
         queue_name = self._queue_of.pop(consumer_tag)
         self._no_ack.discard(queue_name)
-        self.transport.callbacks.pop(queue_name, None)
+        self._callbacks.pop(queue_name, None)
         self.consuming.receiver.remove(queue_name)
         if not self._consumers:
             self.consuming.release_unstarted()
@@ -196,9 +202,9 @@ class Channel(virtual.Channel):
         if taken is None:
             return False
         delivery, message = taken
-        callback = self.transport.callbacks.get(delivery.queue.name)
+        callback = self._callbacks.get(delivery.queue.name)
         if callback is None:
-            self.consuming.hand_back(delivery)
+            self.consuming.returned(delivery.receipt)
             return True
         if delivery.queue.name in self._no_ack:
             self.basic_ack(delivery.receipt)
@@ -230,8 +236,9 @@ class Transport(virtual.Transport):
     driver_name = "boto3"
     default_port = None
     polling_interval = 0
-    connection_errors = (*virtual.Transport.connection_errors, BotoCoreError, ClientError, OSError)
-    channel_errors = (*virtual.Transport.channel_errors,)
+    # No error of SQS is among them: none is worth a new connection.
+    connection_errors = (*virtual.Transport.connection_errors, OSError)
+    channel_errors = virtual.Transport.channel_errors
 
     implements = virtual.Transport.implements.extend(
         asynchronous=True,
@@ -241,11 +248,12 @@ class Transport(virtual.Transport):
 
     def __init__(self, client: Any, **options: Any) -> None:
         super().__init__(client, **options)
+        # Once more: Celery may have been imported after this module.
+        worker.watch()
+        guards.watch()
         self.sqs = Sqs(Options.read(client.transport_options))
         self.sender = Sender(self.sqs)
         self.consuming_channels: set[Channel] = set()
-        #: What takes the messages of each queue that is consumed.
-        self.callbacks: dict[str, Callable[[Message], Any]] = {}
         self.hub: Any = None
         self._woken = False
         self._due: deque[Callable[[], object]] = deque()
@@ -294,7 +302,13 @@ class Transport(virtual.Transport):
 
     def _do_what_is_due(self) -> None:
         while self._due:
-            self._due.popleft()()
+            function = self._due.popleft()
+            try:
+                function()
+            except Exception:
+                log.exception("%s failed and is tried again", getattr(function, "__name__", function))
+                if self.hub is not None:
+                    self.hub.call_later(_DUE_AGAIN_SECONDS, self.soon, function)
 
     def _on_woken(self) -> None:
         # In this order: a wake-up that comes between the two needs no byte of its own, since all is delivered below.

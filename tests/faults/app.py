@@ -11,9 +11,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 
 from celery import Celery, signals
+from celery.backends.base import DisabledBackend
+from celery.exceptions import Reject
 
 from serverless.broker import BatchPublishing, bulk
 
@@ -119,6 +122,40 @@ def again(self, times: int, countdown: float = 1) -> None:
     trace("ran", self.request.id, self.request.retries)
     if self.request.retries < times:
         raise self.retry(countdown=countdown, max_retries=times)
+
+
+@app.task
+def refuse() -> None:
+    """Reject its message: Celery then asks the result backend before it tells the broker."""
+    raise Reject("as asked", requeue=False)
+
+
+class BrokenBackend(DisabledBackend):
+    """A result backend that is down."""
+
+    def mark_as_failure(self, *_: object, **__: object) -> None:
+        raise ConnectionResetError("the result backend is away")
+
+
+if "FAULT_BROKEN_BACKEND" in os.environ:
+    app._backend_cache = BrokenBackend(app=app)
+
+
+@signals.worker_ready.connect
+def trouble_the_loop(sender=None, **_: object) -> None:
+    """FAULT_CANCEL_AFTER: seconds after which the last queue is cancelled. FAULT_RESTART_AFTER: after which somebody
+    else's callback fails in the event loop, which Celery takes for a lost connection.
+    """
+
+    def fail_in_the_loop() -> None:
+        raise ConnectionResetError("somebody else's socket")
+
+    for name, function in (
+        ("FAULT_CANCEL_AFTER", lambda: sender.call_soon(sender.cancel_task_queue, "work")),
+        ("FAULT_RESTART_AFTER", lambda: sender.hub.call_soon(fail_in_the_loop)),
+    ):
+        if name in os.environ:
+            threading.Timer(float(os.environ[name]), function).start()
 
 
 @signals.task_received.connect

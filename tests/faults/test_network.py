@@ -172,7 +172,7 @@ def test_the_liveness_file_shows_an_outage_of_receives(works):
     wait_for(lambda: liveness(works)["last_try_at"] > before["last_try_at"], "another try", 10)
     assert liveness(works)["last_receive_at"] == before["last_receive_at"]
     assert before["pid"] == works.workers[0].process.pid
-    assert (before["dead_pollers"], before["hung"], before["waiting_for_room"]) == ([], False, False)
+    assert (before["dead_pollers"], before["hung"], before["stopping"]) == ([], False, False)
     works.server.faults.clear()
     put(works, [envelope()])
     works.await_empty(seconds=20)

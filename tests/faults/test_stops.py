@@ -195,7 +195,7 @@ def test_what_a_late_poll_brings_to_a_stopping_worker_is_visible_at_once(works, 
     worker = works.start_worker(pool)
     await_poll(works)
     worker.tell(signal.SIGTERM)
-    wait_for(lambda: "waiting for 1 long poll" in worker.text(), "the end of all but the poll", 5)
+    wait_for(lambda: "waiting for long polls to end (1)" in worker.text(), "the end of all but the poll", 5)
     put_work(works, 1)
     queue = works.server.sqs.queues["work"]
     wait_for(lambda: len(queue.ready) == 1 and queue.ready[0].receives == 1, "the message, received and back", AT_ONCE)
@@ -258,6 +258,6 @@ def test_a_second_signal_does_not_wait_for_long_polls(works, numbers):
     worker = works.start_worker()
     await_poll(works)
     worker.tell(numbers[0])
-    wait_for(lambda: "waiting for 1 long poll" in worker.text(), "the end of all but the poll", 5)
+    wait_for(lambda: "waiting for long polls to end (1)" in worker.text(), "the end of all but the poll", 5)
     worker.tell(numbers[1])
     worker.process.wait(5)

@@ -186,16 +186,19 @@ def test_a_publish_error_names_the_first_task_and_lists_all():
     assert [each.task_id for each in error.unsent] == ["a", "b"]
 
 
-HEALTHY = {"written_at": 995.0, "hung": False, "dead_pollers": [], "last_try_at": 980.0, "waiting_for_room": False}
+HEALTHY = {"written_at": 995.0, "hung": False, "dead_pollers": [], "oldest_poll_seconds": 12.0, "stopping": False}
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
         ({}, []),
-        ({"last_try_at": None}, []),
-        ({"last_try_at": 100.0, "waiting_for_room": True}, []),
-        ({"last_try_at": 100.0}, ["no receive has come back for 900 s, neither with messages nor with an error."]),
+        ({"oldest_poll_seconds": None}, []),
+        (
+            {"oldest_poll_seconds": 900.0},
+            ["a receive has not come back for 905 s, neither with messages nor with an error."],
+        ),
+        ({"oldest_poll_seconds": 900.0, "dead_pollers": ["q"], "stopping": True}, []),
         ({"written_at": 900.0}, ["the file is 100 s old: the worker, or the thread that keeps its leases, has ended."]),
         ({"hung": True}, ["the event loop does not turn."]),
         ({"dead_pollers": ["q"]}, ["the threads that receive from q have ended."]),
