@@ -33,7 +33,11 @@ class ClaimChecks:
 
     def __init__(self, options: Options, checks: ClaimCheckOptions) -> None:
         self._checks = checks
-        self._arguments = {"region_name": options.region}
+        self._region = options.region
+
+    @property
+    def place(self) -> str:
+        return f"s3://{self._checks.bucket}/{self._checks.prefix}"
 
     @property
     def threshold_bytes(self) -> int:
@@ -41,7 +45,7 @@ class ClaimChecks:
 
     @property
     def _s3(self) -> Any:
-        return aws.client("s3", "broker", **self._arguments)
+        return aws.client("s3", f"broker {self._region}", region_name=self._region)
 
     def check_in(self, envelope: dict[str, Any], queue: QueueOptions, delay_seconds: float) -> dict[str, Any]:
         """The envelope with its body put aside. Raises ClaimCheckError for one that is too large even so."""

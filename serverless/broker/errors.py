@@ -34,17 +34,29 @@ class ClaimCheckError(EnvelopeError):
     """A claim check that points nowhere, outside its bucket and prefix, or at something else than was put there."""
 
 
+class RemoteControlError(BrokerError, NotImplementedError):
+    """Remote control and events, which Celery sends by broadcast; SQS has none."""
+
+
+class PriorityError(BrokerError, ValueError):
+    """A priority outside 0 to 9, where priorities choose a queue."""
+
+
 class DelayError(BrokerError, ValueError):
     """A delay that SQS cannot keep and nobody else was set to keep."""
 
 
 @dataclass(frozen=True)
 class Unsent:
-    """One message that was not sent. reason: SQS's code and words, or the error of the connection."""
+    """One message that was not sent.
+
+    reason: SQS's code and words, or the error of the connection. passing: sending it again may work.
+    """
 
     task_id: str | None
     queue: str
     reason: str
+    passing: bool = True
 
 
 class PublishError(BrokerError, OperationalError):
@@ -61,6 +73,7 @@ class PublishError(BrokerError, OperationalError):
         others = f" and {len(self.unsent) - 1} more" if len(self.unsent) > 1 else ""
         super().__init__(
             f"{len(self.unsent)} of {len(self.unsent) + sent} messages were not sent: "
-            f'task {first.task_id} to queue "{first.queue}": {first.reason}{others}. '
-            "Send these again by their task ids (the attribute `unsent` lists them all)."
+            f'task {first.task_id} to queue "{first.queue}": {first.reason.rstrip(".")}{others}. '
+            + ("Send them again by their task ids: " if first.passing else "Sending them again would not help: ")
+            + "the attribute `unsent` lists them all."
         )

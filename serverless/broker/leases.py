@@ -6,6 +6,7 @@ runs a task, and in any slow callback.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -236,6 +237,11 @@ class LeaseKeeper(threading.Thread):
         with self._condition:
             self._closed = True
             self._condition.notify_all()
+        path = self._sqs.options.liveness_file
+        if path is not None:
+            # What has ended does not live.
+            with contextlib.suppress(OSError):
+                os.remove(path)
 
     # Liveness --------------------------------------------------------------------------------------------------------
 

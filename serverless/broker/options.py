@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from serverless.broker.errors import OptionError
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
+
+from serverless.broker.errors import OptionError, PriorityError
 
 MOST_ENTRIES = 10
 LONGEST_WAIT_SECONDS = 20
@@ -19,6 +22,7 @@ LONGEST_DELAY_SECONDS = 900
 #: SQS keeps a received message in flight for 12 hours at most, however often its visibility is changed.
 LONGEST_IN_FLIGHT_SECONDS = 43_200
 LARGEST_BYTES = 1 << 20
+HIGHEST_PRIORITY = 9
 
 #: What Celery adds to the options by itself when it publishes with retry, and what only kombu's own transport reads.
 _PASSED_OVER = {
@@ -135,8 +139,10 @@ class Options:
                 raise OptionError(
                     f'transport option "{key}" is unknown. {_did_you_mean(key, known)}Remove or rename it.'
                 )
+        _check_kinds(values)
         queues = values.get("queues") or {}
         values["queues"] = {name: _queue(name, entry) for name, entry in queues.items()}
+        values["client_config"] = values.get("client_config") or {}
         values["levels"] = _levels(values.get("levels") or {}, values["queues"])
         if values.get("claim_check") is not None:
             values["claim_check"] = _claim_check(values["claim_check"])
@@ -156,12 +162,36 @@ class Options:
         return made
 
     def queue_at_priority(self, name: str, priority: object) -> str:
-        """The queue that a message to `name` goes to. priority: 1 to 9; 0 is what Celery sends for "none given"."""
-        if isinstance(priority, int) and priority:
-            for queue, (lowest, highest) in self.levels.get(name, {}).items():
-                if lowest <= priority <= highest:
-                    return queue
-        return name
+        """The queue that a message to `name` goes to. priority: 1 to 9; 0 is what Celery sends for "none given".
+
+        Raises PriorityError for one outside 0 to 9, if `name` has levels.
+        """
+        levels = self.levels.get(name)
+        if not levels or not priority:
+            return name
+        if not isinstance(priority, int) or not 0 <= priority <= HIGHEST_PRIORITY:
+            raise PriorityError(f'queue "{name}": priority={priority!r} is outside 0 to 9. Use 1 (lowest) to 9.')
+        return next((queue for queue, (lowest, highest) in levels.items() if lowest <= priority <= highest), name)
+
+
+def _check_kinds(values: Mapping[str, Any]) -> None:
+    """Whether each option is of the kind that it must be; their ranges come later."""
+    kinds: dict[tuple[str, ...], tuple[tuple[type, ...], str]] = {
+        ("region", "endpoint_url", "group_header", "liveness_file"): ((str, type(None)), "text"),
+        ("queue_name_prefix",): ((str,), "text"),
+        ("create_missing_queues", "base64"): ((bool,), "true or false"),
+        ("queues", "levels", "client_config"): ((Mapping, type(None)), "an object"),
+    }
+    for names, (types, words) in kinds.items():
+        for name in names:
+            if name in values and not isinstance(values[name], types):
+                raise OptionError(f"transport option {name}={values[name]!r} must be {words}. Correct it.")
+    try:
+        Config(**(values.get("client_config") or {}))
+    except (TypeError, ValueError, BotoCoreError) as error:
+        raise OptionError(
+            f"transport option client-config: botocore.config.Config says: {error}. Correct it."
+        ) from error
 
 
 def _queue(name: str, raw: Any) -> QueueOptions:
@@ -181,6 +211,8 @@ def _queue(name: str, raw: Any) -> QueueOptions:
         raise OptionError(f"{where}: url={made.url!r} is not a queue's URL. Write one such as https://sqs.../name.")
     if made.url.endswith(".fifo") != made.fifo:
         raise OptionError(f'{where}: url={made.url!r}: a FIFO queue and its name both end in ".fifo". Rename one.')
+    if not isinstance(made.dead_letter_url, str | None) or (made.dead_letter_url and "://" not in made.dead_letter_url):
+        raise OptionError(f"{where}: dead_letter_url={made.dead_letter_url!r} is not a queue's URL. Correct it.")
     _whole_number(where, "prefetch", made.prefetch, 1, 1000)
     _whole_number(where, "level", made.level, 0, None)
     _whole_number(where, "retention_days", made.retention_days, 1, 14)
@@ -192,30 +224,48 @@ def _queue(name: str, raw: Any) -> QueueOptions:
 def _levels(raw: Any, queues: Mapping[str, QueueOptions]) -> dict[str, dict[str, tuple[int, int]]]:
     made: dict[str, dict[str, tuple[int, int]]] = {}
     for family, levels in raw.items():
+        if queues and family not in queues:
+            raise OptionError(
+                f'levels "{family}" is not among predefined_queues. {_did_you_mean(family, queues)}Add it.'
+            )
+        if not isinstance(levels, Mapping):
+            raise OptionError(f'levels "{family}": {levels!r} is not an object. Write {{"high": [7, 9]}}.')
         made[family] = {}
+        taken: set[int] = set()
         for queue, ends in levels.items():
             where = f'levels "{family}": "{queue}"'
             if queues and queue not in queues:
                 raise OptionError(f"{where} is not among predefined_queues. {_did_you_mean(queue, queues)}Add it.")
             if not (isinstance(ends, list | tuple) and len(ends) == 2 and all(type(end) is int for end in ends)):
                 raise OptionError(f"{where} has {ends!r}; write [lowest, highest], such as [7, 9].")
-            made[family][queue] = (ends[0], ends[1])
+            lowest, highest = ends
+            if not 1 <= lowest <= highest <= HIGHEST_PRIORITY or taken & set(range(lowest, highest + 1)):
+                raise OptionError(f"{where} has {ends!r}: write ranges within 1 to 9 that do not overlap.")
+            taken |= set(range(lowest, highest + 1))
+            made[family][queue] = (lowest, highest)
     return made
 
 
 def _claim_check(raw: Any) -> ClaimCheckOptions:
     where = "claim_check"
     known = set(ClaimCheckOptions.__dataclass_fields__)
-    if not isinstance(raw, Mapping) or not raw.get("bucket"):
-        raise OptionError(f'{where}: {raw!r} must name a bucket. Write {{"bucket": "..."}}.')
+    if not isinstance(raw, Mapping):
+        raise OptionError(f'{where}: {raw!r} is not an object. Write {{"bucket": "..."}}.')
     for key in raw:
         if key not in known:
             raise OptionError(f'{where}: unknown key "{key}". {_did_you_mean(key, known)}Remove or rename it.')
+    if not raw.get("bucket") or not isinstance(raw["bucket"], str):
+        raise OptionError(f'{where}: {raw!r} must name a bucket. Write {{"bucket": "..."}}.')
     values = dict(raw)
     if "retention_days" in values:
-        values["retention_days"] = tuple(sorted(values["retention_days"]))
+        days = values["retention_days"]
+        if not isinstance(days, list | tuple) or not days or not all(type(each) is int and each > 0 for each in days):
+            raise OptionError(
+                f"{where}: retention_days={days!r} must be a list of whole numbers, 1 or more. Correct it."
+            )
+        values["retention_days"] = tuple(sorted(days))
     made = ClaimCheckOptions(**values)
-    if not made.prefix.endswith("/") or made.prefix.startswith("/"):
+    if not isinstance(made.prefix, str) or not made.prefix.endswith("/") or made.prefix.startswith("/"):
         raise OptionError(f"{where}: prefix={made.prefix!r} must end in a slash and not start with one. Correct it.")
     _whole_number(where, "threshold_bytes", made.threshold_bytes, 1024, LARGEST_BYTES)
     _whole_number(where, "largest_bytes", made.largest_bytes, made.threshold_bytes, None)

@@ -23,11 +23,12 @@ from functools import partial
 from hashlib import sha256
 from typing import Any
 
+from serverless import aws
 from serverless.broker import claim_checks, envelope
 from serverless.broker.errors import DelayError, PublishError, Unsent
 from serverless.broker.options import LARGEST_BYTES, LONGEST_DELAY_SECONDS, MOST_ENTRIES, QueueOptions
 from serverless.broker.spells import pause_seconds
-from serverless.broker.sqs import Failure, Sqs
+from serverless.broker.sqs import CALL_ERRORS, Failure, Sqs, describe
 
 _LONGEST_PAUSE_SECONDS = 2.0
 _LONGEST_GROUP = 128
@@ -71,8 +72,11 @@ class Sender:
         task_id = headers.get("id")
         delay = self._delay_seconds(headers, properties)
         if delay > LONGEST_DELAY_SECONDS and not queue.fifo:
-            self._keep_for_later(queue, message, delay)
-            return None
+            if self._options.delay_hook is not None or not headers.get("retries"):
+                self._keep_for_later(queue, message, delay)
+                return None
+            # Celery would drop a retry that cannot be sent. The worker that receives it early hides it until its eta.
+            delay = LONGEST_DELAY_SECONDS
         if queue.fifo:
             # SQS takes no delay for a single message of a FIFO queue: the worker hides it until its eta.
             entry["MessageGroupId"] = self._group(headers, properties) or "default"
@@ -86,15 +90,33 @@ class Sender:
         text = envelope.encode(message, as_base64=self._options.base64)
         size = envelope.bytes_of(text, entry)
         if self._claim_checks is not None and size > self._claim_checks.threshold_bytes:
-            light = self._claim_checks.check_in(message, queue, delay)
+            light = self._check_in(self._claim_checks, message, queue, delay)
             text = envelope.encode(light, as_base64=self._options.base64)
             size = envelope.bytes_of(text, entry)
         if size > LARGEST_BYTES:
             remedy = "Shorten its headers." if self._claim_checks else "Set the transport option claim_check."
             reason = f"it has {size} bytes and SQS takes {LARGEST_BYTES}. {remedy}"
-            raise PublishError([Unsent(task_id, queue.name, reason)], 0)
+            raise PublishError([Unsent(task_id, queue.name, reason, passing=False)], 0)
         entry["MessageBody"] = text
         return Outgoing(queue, task_id, entry, size)
+
+    def _check_in(
+        self, checks: claim_checks.ClaimChecks, message: dict[str, Any], queue: QueueOptions, delay: float
+    ) -> dict[str, Any]:
+        """Put the body into S3, with the same patience as for SQS. Raises PublishError, ClaimCheckError."""
+        deadline, tries = self._deadline(), 0
+        while True:
+            try:
+                return checks.check_in(message, queue, delay)
+            except CALL_ERRORS as error:
+                tries += 1
+                pause = pause_seconds(tries, _LONGEST_PAUSE_SECONDS)
+                passing = aws.is_passing(error)
+                if not passing or time.monotonic() + pause > deadline:
+                    reason = f"its body cannot be put into {checks.place}: {describe(error)}"
+                    task_id = (message.get("headers") or {}).get("id")
+                    raise PublishError([Unsent(task_id, queue.name, reason, passing)], 0) from error
+                time.sleep(pause)
 
     def _delay_seconds(self, headers: dict[str, Any], properties: dict[str, Any]) -> float:
         """From an explicit DelaySeconds, else from the task's eta."""
@@ -128,7 +150,8 @@ class Sender:
         """Send one. Raises PublishError."""
         failures = self._send_batch([outgoing], self._deadline())
         if failures:
-            raise PublishError([Unsent(outgoing.task_id, outgoing.queue.name, failures[0].reason)], 0)
+            failure = failures[0]
+            raise PublishError([Unsent(outgoing.task_id, outgoing.queue.name, failure.reason, failure.passing)], 0)
 
     def send_all(self, outgoing: Sequence[Outgoing]) -> None:
         """Send all, ten to a request, requests side by side. Raises PublishError once all was tried."""
@@ -145,7 +168,9 @@ class Sender:
         else:
             results = list(_executor(self._options.senders).map(lambda one: one(), work))
         unsent = [
-            Unsent(each.task_id, each.queue.name, failure.reason) for result in results for each, failure in result
+            Unsent(each.task_id, each.queue.name, failure.reason, failure.passing)
+            for result in results
+            for each, failure in result
         ]
         if unsent:
             raise PublishError(unsent, len(outgoing) - len(unsent))

@@ -15,7 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from serverless import aws
-from serverless.broker.errors import UndeclaredQueueError
+from serverless.broker.errors import RemoteControlError, UndeclaredQueueError
 from serverless.broker.options import Options, QueueOptions
 
 #: Errors that a call may raise; OSError where urllib3 lets one through.
@@ -94,10 +94,15 @@ class Sqs:
         declared = self.options.queues.get(name)
         if declared is not None:
             return declared
+        if name.endswith(".pidbox") or name.startswith("celeryev"):
+            raise RemoteControlError(
+                f'queue "{name}" is for remote control or events, which Celery sends by broadcast, and SQS has none. '
+                "Set worker_enable_remote_control=False. For liveness: python -m serverless.broker.liveness FILE."
+            )
         if self.options.queues:
             raise UndeclaredQueueError(
                 f'queue "{name}" is not among predefined_queues ({", ".join(sorted(self.options.queues))}). '
-                "Add it with its URL, or name one of these."
+                "Add it with its URL, or name one of these, perhaps by task_default_queue or -Q."
             )
         if name not in self._found:
             self._found[name] = QueueOptions(name, url=self._find(name))

@@ -226,7 +226,8 @@ class Server:
                 break
             await self._await_change(queue, deadline)
         self.counts["messages_received" if messages else "empty_receives"] += max(1, len(messages))
-        answers = [_as_json(message) for message in messages]
+        asked = {*request.get("AttributeNames", ()), *request.get("MessageSystemAttributeNames", ())}
+        answers = [_as_json(message, asked) for message in messages]
         for message in messages:
             if not queue.fifo and self.random.random() < self.duplicate_share:
                 queue.ready.append(
@@ -353,7 +354,8 @@ def running(port: int = 0, seed: int = 0) -> Iterator[Server]:
         thread.join(10)
 
 
-def _as_json(message: Message) -> dict[str, Any]:
+def _as_json(message: Message, asked: set[str]) -> dict[str, Any]:
+    """asked: names of system attributes, or All."""
     attributes = {
         "ApproximateReceiveCount": str(message.receives),
         "SentTimestamp": str(int(message.sent_at * 1000)),
@@ -367,8 +369,11 @@ def _as_json(message: Message) -> dict[str, Any]:
         "ReceiptHandle": message.receipt,
         "MD5OfBody": _md5(message.body),
         "Body": message.body,
-        "Attributes": attributes,
     }
+    if "All" not in asked:
+        attributes = {name: value for name, value in attributes.items() if name in asked}
+    if attributes:
+        answer["Attributes"] = attributes
     if message.attributes:
         answer["MessageAttributes"] = message.attributes
     return answer

@@ -11,7 +11,14 @@ from celery import Celery, chord, group, signals
 from kombu import Connection, Producer
 
 from serverless import fakesqs
-from serverless.broker import BatchPublishing, DelayError, PublishError, UndeclaredQueueError, bulk
+from serverless.broker import (
+    BatchPublishing,
+    DelayError,
+    PublishError,
+    RemoteControlError,
+    UndeclaredQueueError,
+    bulk,
+)
 from serverless.fakesqs import Fault
 from serverless.fakesqs.queues import ACCOUNT_ID
 
@@ -250,6 +257,35 @@ def test_a_delay_over_fifteen_minutes_is_refused_with_the_remedy_unless_somethin
     assert (queue, name) == ("work", "task")
     assert seconds == pytest.approx(3600, abs=5)
     assert server.counts["requests"] == 0
+
+
+def test_a_retry_far_ahead_is_sent_with_the_longest_delay_since_celery_would_drop_it(server, app):
+    """Its eta stays: the worker that receives it early hides it until then."""
+    app.tasks["task"].apply_async((1,), countdown=3600, retries=1)
+    ((until, _, _),) = server.sqs.queues["work"].delayed
+    assert 890 < until - time.monotonic() <= 900
+
+
+@pytest.mark.parametrize("name", ["x.reply.celery.pidbox", "celeryev.1"])
+def test_remote_control_and_events_are_refused_with_the_reason_and_leave_no_queue(make_app, server, name):
+    for options in ({}, {"predefined_queues": {}, "create_missing_queues": True}):
+        with (
+            make_app(**options).connection_for_write() as connection,
+            pytest.raises(RemoteControlError, match="broadcast"),
+        ):
+            connection.default_channel.queue_declare(name)
+    assert len(server.sqs.queues) == 4
+
+
+def test_a_body_that_s3_does_not_take_is_reported_with_its_task_id_also_in_a_batch(server, make_app, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    app = make_app(claim_check={"bucket": f"b{time.monotonic_ns()}"}, region=f"eu-{time.monotonic_ns()}")
+    signature = app.tasks["task"].s("x" * 300_000)
+    result = signature.freeze()
+    for send in (signature.apply_async, lambda: group([app.tasks["task"].s(1), signature]).apply_async()):
+        with pytest.raises(PublishError, match="its body cannot be put into s3://b") as caught:
+            send()
+        assert [unsent.task_id for unsent in caught.value.unsent] == [result.id]
 
 
 @pytest.mark.parametrize("delay", [-1, "soon", True])

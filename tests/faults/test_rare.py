@@ -150,3 +150,21 @@ def test_many_dead_letters_whose_queue_must_be_asked_for_take_one_thread(works, 
         assert threading.active_count() - before <= 8
         works.server.faults = []
         wait_for(lambda: len(works.dead_letters("asked")) == 30, "the dead letters", 30)
+
+
+def test_a_fresh_copy_keeps_its_message_group(works):
+    """Handed back at the policy's maximum: it is replaced, and stays its tenant's."""
+    works.add_queue("fair", prefetch=1, max_receives=5)
+    queue = works.server.sqs.queues["fair"]
+    works.options["group_header"] = "tenant"
+    works.send("nap.apply_async((30,), queue='fair')\nnote.apply_async(queue='fair', headers={'tenant': 'acme'})")
+    # As if it had been handed out before, whatever came of it.
+    queue.ready[1].receives = 3
+    # One slot, so that the second is handed back: two slots' worth is received in the idle instant.
+    worker = works.start_worker("solo", concurrency=1, queues="fair", arguments=("--prefetch-multiplier=2",))
+    wait_for(lambda: works.traces("began"), "the first task", 10)
+    wait_for(lambda: len(queue.hidden) == 2, "both held", 10)
+    worker.tell(signal.SIGTERM)
+    wait_for(lambda: queue.ready, "the second one back", 10)
+    (back,) = queue.ready
+    assert (back.group, back.receives) == ("acme", 0)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serverless.broker import envelope, liveness
-from serverless.broker.errors import EnvelopeError, OptionError, PublishError, Unsent
+from serverless.broker.errors import EnvelopeError, OptionError, PriorityError, PublishError, Unsent
 from serverless.broker.options import Options
 from serverless.broker.sending import Outgoing, _batches, group_id
 from serverless.broker.spells import pause_seconds
@@ -48,6 +48,18 @@ NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
         ({"claim_check": {"bucket": "b", "treshold_bytes": 1}}, 'Did you mean "threshold_bytes"?'),
         ({"delay_hook": "no.such.module:function"}, "cannot be imported"),
         ({"levels": {"q": {"high": [7]}}}, "write [lowest, highest]"),
+        ({"levels": {"q": {"high": [9, 1]}}}, "write ranges within 1 to 9 that do not overlap"),
+        ({"levels": {"q": {"a": [1, 5], "b": [5, 9]}}}, "write ranges within 1 to 9 that do not overlap"),
+        ({"levels": ["a"]}, "levels=['a'] must be an object"),
+        ({"predefined_queues": ["q"]}, "queues=['q'] must be an object"),
+        ({"create_missing_queues": "no"}, "create_missing_queues='no' must be true or false"),
+        ({"client-config": {"foo": 1}}, "client-config: botocore.config.Config says"),
+        ({"claim_check": {"buket": "b"}}, 'unknown key "buket". Did you mean "bucket"?'),
+        ({"claim_check": {"bucket": "b", "retention_days": 30}}, "must be a list of whole numbers"),
+        (
+            {"predefined_queues": {"q": {"url": URL + "q", "dead_letter_url": 5}}},
+            "dead_letter_url=5 is not a queue's URL",
+        ),
         (
             {"predefined_queues": {"q": {"url": URL + "q"}}, "levels": {"q": {"r": [1, 9]}}},
             "is not among predefined_queues",
@@ -70,6 +82,15 @@ def test_priority_picks_a_level_and_none_leaves_the_queue(priority, queue):
     urls = {name: {"url": URL + name} for name in ("q", "high", "low")}
     options = Options.read({"predefined_queues": urls, "levels": {"q": {"high": [7, 9], "low": [1, 3]}}})
     assert options.queue_at_priority("q", priority) == queue
+
+
+@pytest.mark.parametrize("priority", [10, -1, "high", 2.5])
+def test_a_priority_outside_the_range_is_refused_where_it_chooses_a_queue(priority):
+    urls = {name: {"url": URL + name} for name in ("q", "high")}
+    options = Options.read({"predefined_queues": urls, "levels": {"q": {"high": [7, 9]}}})
+    with pytest.raises(PriorityError, match="outside 0 to 9"):
+        options.queue_at_priority("q", priority)
+    assert options.queue_at_priority("high", priority) == "high"
 
 
 def message(**headers: object) -> dict:
@@ -184,6 +205,12 @@ def test_a_publish_error_names_the_first_task_and_lists_all():
     error = PublishError([Unsent("a", "q", "AccessDenied: no"), Unsent("b", "q", "AccessDenied: no")], 8)
     assert str(error).startswith('2 of 10 messages were not sent: task a to queue "q": AccessDenied: no and 1 more.')
     assert [each.task_id for each in error.unsent] == ["a", "b"]
+    assert "Send them again by their task ids" in str(error)
+
+
+def test_a_publish_error_does_not_advise_to_send_again_what_can_never_be_sent():
+    error = PublishError([Unsent("a", "q", "Set the transport option claim_check.", passing=False)], 0)
+    assert "claim_check. Sending them again would not help" in str(error)
 
 
 HEALTHY = {"written_at": 995.0, "hung": False, "dead_pollers": [], "oldest_poll_seconds": 12.0, "stopping": False}

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from serverless.broker.options import Options, QueueOptions
 from tasks import topology
 from tests.conftest import ROOT
 
@@ -48,6 +49,16 @@ def test_every_key_of_the_topology_is_documented_and_no_other():
         name for row in re.findall(r"^\|(.+?)\|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
     }
     assert documented == keys
+
+
+def test_every_option_of_the_broker_is_documented_and_no_other():
+    page = (ROOT / "docs" / "broker.md").read_text().partition("## Options")[2].partition("\n## ")[0]
+    options, _, queues = page.partition("Each of `predefined_queues`")
+    renamed = {"queues": "predefined_queues", "base64": "sqs_base64_encoding", "client_config": "client-config"}
+    for section, kind in ((options, Options), (queues, QueueOptions)):
+        rows = re.findall(r"^\|([^|]+)\|", section, re.MULTILINE)
+        documented = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
+        assert documented == {renamed.get(name, name) for name in kind.__dataclass_fields__} - {"name"}
 
 
 def test_every_goal_that_is_named_exists():
