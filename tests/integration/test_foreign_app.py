@@ -24,7 +24,8 @@ def their_project(tmp_path):
         "from django_app.settings import *  # noqa: F403\n\nINSTALLED_APPS = [*INSTALLED_APPS, 'shop']  # noqa: F405\n"
     )
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    return {**os.environ, "DJANGO_SETTINGS_MODULE": "shop_settings", "PYTHONPATH": path}
+    # Their database is not made here: only where a message goes is looked at.
+    return {**os.environ, "DJANGO_SETTINGS_MODULE": "shop_settings", "PYTHONPATH": path, "RECORD_RUNS": "false"}
 
 
 def run(code: str, env: dict[str, str]) -> str:
