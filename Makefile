@@ -30,7 +30,7 @@ check: setup ## Lint, types, architecture
 	SECRET_KEY=check $(BIN)/mypy
 	$(BIN)/lint-imports
 
-nightly: setup ## What is too long for CI: 1 GB file, ten million rows
+nightly: setup ## What is too long for CI: a file of a gigabyte, half an hour of random faults
 	@$(BIN)/python -m pytest -m nightly tests
 
 lock: setup ## Write the lock files anew from requirements/*.in
