@@ -214,12 +214,19 @@ class PublishBatch:
         self._sender = sender
         self._max_size = max_size
         self._buffer: list[Outgoing] = []
+        self._sent = 0
         self._over = ""
 
     def publish(self, message: dict[str, Any], **options: Any) -> Any:
         """Route one message; it comes back through `add`."""
         self._check_usable()
-        return self.channel.basic_publish(message, _publish_batch=self, **options)
+        try:
+            return self.channel.basic_publish(message, _publish_batch=self, **options)
+        except PublishError as error:
+            # It ends the block, which discards what is buffered: that was not sent either.
+            reason = f"given up together with task {error.unsent[0].task_id}"
+            others = [Unsent(each.task_id, each.queue.name, reason) for each in self._buffer]
+            raise PublishError([*error.unsent, *others], self._sent) from error
 
     def add(self, outgoing: Outgoing) -> None:
         self._buffer.append(outgoing)
@@ -232,6 +239,7 @@ class PublishBatch:
         buffer, self._buffer = self._buffer, []
         if buffer:
             self._sender.send_all(buffer)
+            self._sent += len(buffer)
 
     def discard(self) -> None:
         self._over = "was given up after an error"

@@ -13,12 +13,15 @@ from kombu.utils.json import dumps, loads
 
 from django_app.ledger import services
 from serverless import aws
-from serverless.broker import PublishError, bulk
+from serverless.broker import BrokerError, PublishError, bulk
 
 if TYPE_CHECKING:
     from django_app.ledger.models import Run
 
 log = structlog.get_logger(__name__)
+
+#: Messages in one batch: were it sent in part before its end, what failed could not be told from what did not.
+_AT_ONCE = 500
 
 
 def pack(body: str | bytes, options: dict[str, Any]) -> str:
@@ -44,16 +47,25 @@ def unpack(message: str) -> tuple[str | bytes, dict[str, Any]]:
 
 def publish(runs: Sequence[Run]) -> int:
     """Publish runs and mark those that SQS took; how many. What SQS does never raises: the next round tries again."""
+    return sum(_publish(runs[start : start + _AT_ONCE]) for start in range(0, len(runs), _AT_ONCE))
+
+
+def _publish(runs: Sequence[Run]) -> int:
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     unsent: set[str | None] = set()
     try:
         with bulk(app), app.producer_or_acquire() as producer:
             for run in runs:
                 body, options = unpack(run.message)
-                producer.publish(body, **options)
+                try:
+                    producer.publish(body, **options)
+                except BrokerError as error:
+                    # One that can never be sent must not hold up the others.
+                    unsent.add(run.pk)
+                    log.error("run_not_published", task=run.task, task_id=run.pk, error=str(error))
     except PublishError as error:
-        unsent = {each.task_id for each in error.unsent}
-        log.warning("runs_not_published", runs=len(unsent), error=str(error))
+        unsent |= {each.task_id for each in error.unsent}
+        log.warning("runs_not_published", runs=len(error.unsent), error=str(error))
     except (OperationalError, OSError, *aws.ERRORS) as error:
         log.warning("runs_not_published", runs=len(runs), error=str(error))
         return 0

@@ -266,6 +266,16 @@ def test_a_retry_far_ahead_is_sent_with_the_longest_delay_since_celery_would_dro
     assert 890 < until - time.monotonic() <= 900
 
 
+def test_a_message_that_cannot_be_prepared_names_those_that_are_given_up_with_it(server, app):
+    signatures = [app.tasks["task"].s("x" * (1 << 20) if number == 3 else number) for number in range(6)]
+    results = [signature.freeze() for signature in signatures]
+    with pytest.raises(PublishError) as caught:
+        group(signatures).apply_async()
+    assert [unsent.task_id for unsent in caught.value.unsent] == [results[index].id for index in (3, 0, 1, 2)]
+    assert caught.value.sent == 0
+    assert server.counts["messages_sent"] == 0
+
+
 @pytest.mark.parametrize("name", ["x.reply.celery.pidbox", "celeryev.1"])
 def test_remote_control_and_events_are_refused_with_the_reason_and_leave_no_queue(make_app, server, name):
     for options in ({}, {"predefined_queues": {}, "create_missing_queues": True}):
@@ -285,7 +295,7 @@ def test_a_body_that_s3_does_not_take_is_reported_with_its_task_id_also_in_a_bat
     for send in (signature.apply_async, lambda: group([app.tasks["task"].s(1), signature]).apply_async()):
         with pytest.raises(PublishError, match="its body cannot be put into s3://b") as caught:
             send()
-        assert [unsent.task_id for unsent in caught.value.unsent] == [result.id]
+        assert caught.value.unsent[0].task_id == result.id
 
 
 @pytest.mark.parametrize("delay", [-1, "soon", True])

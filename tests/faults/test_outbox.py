@@ -174,6 +174,20 @@ def test_sqs_out_of_order_fails_no_caller_and_loses_nothing(shop):
     assert sorted(shop.orders()) == ["1", "2"]
 
 
+def test_a_run_that_can_never_be_sent_holds_up_no_other(shop):
+    done = shop.run(
+        "from tasks.runtime import publishing\n"
+        "publishing.publish, real = (lambda runs: 0), publishing.publish\n"
+        "for order in range(3): ship.delay(order)\n"
+        "run = Run.objects.order_by('created_at')[1]\n"
+        "Run.objects.filter(pk=run.pk).update(message=run.message.replace('\"default\"', '\"nowhere\"'))"
+    )
+    assert done.returncode == 0, done.stderr
+    shop.keep_house()
+    assert sorted(shop.orders()) == ["0", "2"]
+    assert shop.ask("sorted(Run.objects.values_list('state', flat=True))") == ["pending", "queued", "queued"]
+
+
 @pytest.mark.parametrize("countdown", [0, 1])
 def test_a_retry_survives_the_rollback_that_its_exception_causes(shop, countdown):
     worker = shop.start("-m", "serverless.entrypoints.worker", "--pool=general", "--concurrency=1")
