@@ -257,3 +257,16 @@ except DelayError as error:
     (kept,) = works.traces("kept")
     assert kept.argument == "work 1000"
     assert works.depth() == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_an_idle_queue_takes_no_slot_from_a_busy_one(bare, pool):
+    """One slot, and an idle poll of short messages that could fill it: long ones follow one another all the same."""
+    bare.options["wait_time_seconds"] = 20
+    bare.add_queue("idle", prefetch=10)
+    bare.add_queue("busy", prefetch=1)
+    bare.start_worker(pool, concurrency=1, queues="idle,busy")
+    began = time.monotonic()
+    put_naps(bare, "busy", 8, 0.2)
+    bare.await_empty("busy", 15)
+    assert time.monotonic() - began < 6
