@@ -41,10 +41,6 @@ class Report(StrEnum):
 
 
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REVOKED, State.EXPIRED, State.DEAD})
-#: Of a run that an attempt is or may be working on.
-AT_WORK = frozenset({State.RUNNING, State.LOST})
-#: Of a run whose message is still to be published, or to be published again.
-UNPUBLISHED = frozenset({State.PENDING, State.WAITING})
 
 _OPEN = frozenset(State) - FINAL
 _FROM: dict[Report, tuple[frozenset[State], State]] = {
