@@ -59,8 +59,23 @@ RECORD_RUNS: bool = _env.bool("RECORD_RUNS", default=True)
 #: Days that a run is kept after it was published. Default: 14.
 RUN_RETENTION_DAYS: int = _env.int("RUN_RETENTION_DAYS", default=14)
 
-#: Celery's result backend. Default: none, which canvas (chords) cannot work without.
-RESULT_BACKEND: str = _env.str("RESULT_BACKEND", default="disabled://")
+#: Keys that recorded messages are encrypted with, comma-separated: the first seals, all of them open. Each as
+#: cryptography's Fernet.generate_key() makes it. Default: none, messages stand in the database as they are.
+RUN_KEYS: list[str] = _env.list("RUN_KEYS", default=[])
+
+#: What is left out of arguments that people see: a regular expression over parameter and key names.
+REDACTED_ARGUMENTS: str = _env.str(
+    "REDACTED_ARGUMENTS", default="passw|secret|token|api_?key|authorization|cookie|credential|private"
+)
+
+#: How often a run's process or worker may die at it before it is dead-lettered. Default: 5.
+RUN_MOST_CRASHES: int = _env.int("RUN_MOST_CRASHES", default=5)
+
+#: Celery's result backend. Default: the ledger, where results stand beside their runs.
+RESULT_BACKEND: str = _env.str("RESULT_BACKEND", default="tasks.runtime.results:LedgerBackend")
+
+#: Bytes up to which a result stands in the database; longer ones go to the files' bucket. Default: 64 KiB.
+RESULT_INLINE_BYTES: int = _env.int("RESULT_INLINE_BYTES", default=64 << 10)
 
 #: The S3 bucket of uploads, work files and reports.
 FILES_BUCKET: str = _env.str("FILES_BUCKET", default="cloudqueue-files")

@@ -23,6 +23,8 @@ import tasks
 from serverless import aws
 from serverless.broker import BatchPublishing
 from tasks.runtime.logs import WorkerLogStep
+from tasks.runtime.requests import RequestStep
+from tasks.runtime.tracing import ClaimStep
 from tasks.topology import TOPOLOGY
 
 #: Which task goes to which queue; the first pattern that fits counts, all others go to the default queue.
@@ -72,13 +74,26 @@ class App(BatchPublishing, Celery):
         with recording.gathering(), super().batching_producer(acquired) as producer:
             yield producer
 
+    def send_task(self, name: str, *args: Any, **options: Any) -> Any:
+        """Celery's own, with unique_key and unique_for, see tasks.runtime.unique."""
+        key, seconds = options.pop("unique_key", None), options.pop("unique_for", None)
+        if key is None and seconds is None:
+            return super().send_task(name, *args, **options)
+        from tasks.runtime import unique
+
+        unique.check(name, key, seconds, options)
+
+        def deliver(task_id: str, full_key: str) -> Any:
+            return super(App, self).send_task(name, *args, **options, task_id=task_id, unique_key=full_key)
+
+        return unique.send(self, name, key, seconds, options.pop("task_id", None), deliver)
+
 
 app = App("cloudqueue", amqp="tasks.runtime.routing:AMQP", set_as_current=False)
 app.conf.update(
     broker_url=settings.BROKER_URL,
     broker_connection_retry_on_startup=True,
     result_backend=settings.RESULT_BACKEND,
-    result_expires=86400,
     # JSON only: a message can never run code when it is read.
     accept_content=["json"],
     task_serializer="json",
@@ -91,7 +106,6 @@ app.conf.update(
     # A message is acknowledged when its work is done, so a dead worker's work is done by another.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
-    task_track_started=True,
     task_send_sent_event=False,
     worker_send_task_events=False,
     # SQS has no fanout, so Celery's broadcast remote control cannot work over it.
@@ -109,7 +123,8 @@ if settings.BROKER_URL.startswith("sqs:"):
         worker_prefetch_multiplier=1,
     )
 app.autodiscover_tasks()
-app.steps["worker"].add(WorkerLogStep)
+app.steps["worker"].update((WorkerLogStep, RequestStep))
+app.steps["consumer"].add(ClaimStep)
 
 
 @setup_logging.connect

@@ -38,5 +38,5 @@ def run(now: datetime.datetime) -> Done:
         if len(claimed) < _AT_ONCE or not published:
             break
     before = now - datetime.timedelta(days=settings.RUN_RETENTION_DAYS)
-    done.runs_forgotten = services.forget_published(before, _MOST_FORGOTTEN)
+    done.runs_forgotten = services.forget(before, _MOST_FORGOTTEN)
     return done

@@ -6,31 +6,69 @@ import datetime
 import random
 from collections.abc import Iterable, Sequence
 
+from django.db import DEFAULT_DB_ALIAS, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from django_app.ledger.models import Run
-from django_app.ledger.states import Report, State, sources, target
+from django_app.ledger import payloads, sealing
+from django_app.ledger.models import Attempt, Run
+from django_app.ledger.states import FINAL, Report, State, sources, target
 
 #: Whoever records a run publishes it after the commit; nobody else tries for so long.
 PUBLISH_CLAIM = datetime.timedelta(seconds=60)
 #: SQS delays by 15 minutes at most: a run is published in its last 14, so that one late round changes nothing.
 PUBLISH_AHEAD = datetime.timedelta(minutes=14)
+#: Why a run waits that another signature has replaced, under its id.
+REPLACED = "replaced"
 #: Rows in one statement.
 _AT_ONCE = 500
+#: What another message under the same id changes.
+_OF_A_MESSAGE = (
+    "message",
+    "task",
+    "queue",
+    "arguments",
+    "priority",
+    "retries",
+    "replacements",
+    "not_before",
+    "expires_at",
+)
 
 
 def record(runs: Sequence[Run]) -> None:
     """Insert runs, in the caller's transaction if there is one.
 
-    An id that is there already keeps its row: a task that is sent again under its own id is the same run.
+    An id that is there already keeps its row, for an id is one run; unless that run waits for its replacement.
     """
     now = timezone.now()
     for run in runs:
         run.state = State.PENDING
         run.created_at = now
         run.publish_claimed_until = now + PUBLISH_CLAIM
-    Run.objects.bulk_create(runs, batch_size=_AT_ONCE, ignore_conflicts=True)
+    Run.objects.bulk_create(sealed(runs), batch_size=_AT_ONCE, ignore_conflicts=True)
+    for run in runs:
+        if run.replacements:
+            Run.objects.filter(pk=run.pk, state=State.WAITING, parked_for=REPLACED).update(
+                **{name: getattr(run, name) for name in _OF_A_MESSAGE},
+                state=target(Report.RELEASED),
+                parked_for="",
+                publish_claimed_until=run.publish_claimed_until,
+            )
+
+
+def sealed(runs: Sequence[Run]) -> Sequence[Run]:
+    """The same runs, with their messages as they are kept."""
+    for run in runs:
+        run.message = sealing.seal(run.message)
+    return runs
+
+
+def record_arrived(run: Run) -> None:
+    """Insert a run whose message came from elsewhere: EventBridge, or a producer without Django."""
+    run.state = State.QUEUED
+    run.created_at = run.published_at = run.publish_claimed_until = timezone.now()
+    Run.objects.bulk_create([run], ignore_conflicts=True)
 
 
 def is_due(run: Run, now: datetime.datetime) -> bool:
@@ -52,7 +90,7 @@ def mark_published(ids: Sequence[str]) -> int:
     marked = 0
     for start in range(0, len(ids), _AT_ONCE):
         marked += Run.objects.filter(pk__in=ids[start : start + _AT_ONCE], state__in=sources(Report.PUBLISHED)).update(
-            state=target(Report.PUBLISHED), published_at=timezone.now(), message=""
+            state=target(Report.PUBLISHED), published_at=timezone.now()
         )
     return marked
 
@@ -71,7 +109,22 @@ def claim_unpublished(now: datetime.datetime, most: int) -> list[Run]:
     return list(Run.objects.filter(pk__in=ids, state=State.PENDING, publish_claimed_until=until))
 
 
-def forget_published(before: datetime.datetime, most: int) -> int:
-    """Delete runs that were published before a time, at most so many; how many."""
-    ids = list(Run.objects.filter(published_at__lt=before).order_by("published_at").values_list("pk", flat=True)[:most])
-    return Run.objects.filter(pk__in=ids).delete()[0]
+def forget(before: datetime.datetime, most: int) -> int:
+    """Delete runs that ended before a time, at most so many, with their attempts and results; how many.
+
+    In batches, so that no lock is held for long.
+    """
+    forgotten = 0
+    while forgotten < most:
+        ended = Run.objects.filter(finished_at__lt=before, state__in=FINAL).order_by("finished_at")
+        found = list(ended.values_list("pk", "result")[: min(_AT_ONCE, most - forgotten)])
+        if not found:
+            break
+        for _, result in found:
+            payloads.forget(result)
+        ids = [pk for pk, _ in found]
+        with transaction.atomic():
+            Attempt.objects.filter(run_id__in=ids)._raw_delete(DEFAULT_DB_ALIAS)
+            Run.objects.filter(pk__in=ids)._raw_delete(DEFAULT_DB_ALIAS)
+        forgotten += len(ids)
+    return forgotten

@@ -33,11 +33,25 @@ class Report(StrEnum):
     LOST = "lost"
     PARKED = "parked"
     RELEASED = "released"  # from parking, or by a task that sends itself again
+    HANDED_BACK = "handed back"  # by an attempt, to SQS
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     REVOKED = "revoked"
     EXPIRED = "expired"
     DEAD = "dead"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    RETRIED = "retried"  # it sent itself again
+    REPLACED = "replaced"  # by another signature, under its id
+    REVOKED = "revoked"  # terminated
+    LOST = "lost"  # its process or its worker died, or its lease was over
+    HANDED_BACK = "returned"  # by Reject(requeue=True), or a worker that stopped
+    DEAD = "dead"  # dead-lettered
 
 
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REVOKED, State.EXPIRED, State.DEAD})
@@ -47,8 +61,9 @@ _FROM: dict[Report, tuple[frozenset[State], State]] = {
     Report.PUBLISHED: (frozenset({State.PENDING}), State.QUEUED),
     Report.CLAIMED: (_OPEN, State.RUNNING),
     Report.LOST: (frozenset({State.RUNNING}), State.LOST),
-    Report.PARKED: (frozenset({State.PENDING, State.QUEUED, State.LOST}), State.WAITING),
+    Report.PARKED: (frozenset({State.PENDING, State.QUEUED, State.LOST, State.RUNNING}), State.WAITING),
     Report.RELEASED: (frozenset({State.WAITING, State.RUNNING, State.LOST}), State.PENDING),
+    Report.HANDED_BACK: (frozenset({State.RUNNING}), State.QUEUED),
     Report.SUCCEEDED: (_OPEN, State.SUCCEEDED),
     Report.FAILED: (_OPEN, State.FAILED),
     Report.REVOKED: (_OPEN, State.REVOKED),
@@ -56,7 +71,7 @@ _FROM: dict[Report, tuple[frozenset[State], State]] = {
     Report.DEAD: (_OPEN, State.DEAD),
 }
 #: Reports that an attempt makes of itself; those of an attempt that was taken over count only if they end the run.
-_OF_AN_ATTEMPT = frozenset({Report.LOST, Report.RELEASED})
+_OF_AN_ATTEMPT = frozenset({Report.LOST, Report.PARKED, Report.RELEASED, Report.HANDED_BACK})
 
 
 def sources(report: Report) -> frozenset[State]:

@@ -125,6 +125,10 @@ class Consuming:
         """Celery has no use for it now, and nothing is wrong with it."""
         self.desk.tell(self._with, receipt, partial(self.hand_back, seconds=seconds))
 
+    def keep(self, receipt: str) -> None:
+        """Celery has forgotten it, and what became of it is being recorded: it stays leased until it is settled."""
+        self.desk.tell(self._with, receipt, self._keep)
+
     def given_up(self, receipt: str) -> None:
         """It is no longer ours: somebody else has it, or will."""
         self.desk.tell(self._with, receipt, self._drop)
@@ -152,6 +156,9 @@ class Consuming:
 
     def _delete(self, delivery: Delivery) -> None:
         self._settle(delivery, lambda: self.settler.delete(delivery), done=True)
+
+    def _keep(self, delivery: Delivery) -> None:
+        delivery.kept = True
 
     def _drop(self, delivery: Delivery) -> None:
         self._settle(delivery, lambda: self.holdings.drop(delivery), done=False)

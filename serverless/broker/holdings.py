@@ -35,6 +35,7 @@ class Delivery:
     renewed_at: time.monotonic() from when the present lease counts, for lease_seconds.
     lost: its lease is gone, or was given up; it is not renewed.
     delivered: handed to Celery. begun: a process or thread of the pool has it. request: a weak reference to Celery's.
+    kept: Celery has forgotten it, and its outcome is being recorded: whoever records it settles it.
     went_back: it was handed back healthy. missing_since: time.monotonic() since when Celery has not known it.
     max_receives: of its queue's redrive policy, as far as it is known.
 
@@ -58,6 +59,7 @@ class Delivery:
     lost: bool = False
     delivered: bool = False
     begun: bool = False
+    kept: bool = False
     went_back: bool = False
     request: Any = None
     missing_since: float | None = None

@@ -144,7 +144,7 @@ class LeaseKeeper(threading.Thread):
         if worker.stopping() or worker.pool_blocks_the_loop():
             return
         for delivery in self._holdings.all_held():
-            if not delivery.begun or delivery.request is None or worker.knows(delivery.request):
+            if not delivery.begun or delivery.kept or delivery.request is None or worker.knows(delivery.request):
                 delivery.missing_since = None
             elif delivery.missing_since is None:
                 delivery.missing_since = now

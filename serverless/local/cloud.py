@@ -24,7 +24,6 @@ SECRET_ACCESS_KEY = "local"  # noqa: S105 - the local cloud's only key; it opens
 NAMES_ARGUMENTS = {
     "queue_prefix": "cloudqueue-",
     "bucket": "cloudqueue-files",
-    "results_table": "cloudqueue-results",
     "sender": "reports@cloudqueue.local",
 }
 
@@ -45,7 +44,6 @@ def environment(endpoint_url: str) -> dict[str, str]:
         # Nobody pays for requests here, and a worker that stops waits for its last poll.
         "QUEUE_WAIT_SECONDS": "2",
         "FILES_BUCKET": NAMES_ARGUMENTS["bucket"],
-        "RESULT_BACKEND": f"dynamodb://@{REGION}/{NAMES_ARGUMENTS['results_table']}?ttl_seconds=86400",
         "DEFAULT_FROM_EMAIL": f"Cloudqueue <{NAMES_ARGUMENTS['sender']}>",
         "MAILBOX_URL": f"{endpoint_url}/_mail",
     }

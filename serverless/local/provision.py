@@ -29,7 +29,6 @@ class Names:
 
     queue_prefix: str
     bucket: str
-    results_table: str
     sender: str
     web_origins: tuple[str, ...]
 
@@ -43,7 +42,6 @@ def provision(names: Names, endpoint_url: str, topology: Topology = TOPOLOGY) ->
 
     _queues(client("sqs"), names.queue_prefix, topology)
     _bucket(client("s3"), names)
-    _results_table(client("dynamodb"), names.results_table)
     client("ses").verify_email_identity(EmailAddress=names.sender)
 
 
@@ -100,14 +98,3 @@ def _bucket(s3: Any, names: Names) -> None:
         },
     )
     s3.put_bucket_cors(Bucket=names.bucket, CORSConfiguration={"CORSRules": [rule]})
-
-
-def _results_table(dynamodb: Any, table: str) -> None:
-    if table not in dynamodb.list_tables()["TableNames"]:
-        dynamodb.create_table(
-            TableName=table,
-            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-            BillingMode="PAY_PER_REQUEST",
-        )
-        dynamodb.update_time_to_live(TableName=table, TimeToLiveSpecification={"Enabled": True, "AttributeName": "ttl"})

@@ -11,7 +11,7 @@ from celery import current_app
 from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps, loads
 
-from django_app.ledger import services
+from django_app.ledger import sealing, services
 from serverless import aws
 from serverless.broker import BrokerError, PublishError, bulk
 
@@ -39,8 +39,8 @@ def pack(body: str | bytes, options: dict[str, Any]) -> str:
 
 
 def unpack(message: str) -> tuple[str | bytes, dict[str, Any]]:
-    """(body, options) of a packed message."""
-    packed = loads(message)
+    """(body, options) of a packed message, sealed or not. Raises SealError."""
+    packed = loads(sealing.unseal(message))
     body = packed["body"]
     return (base64.b64decode(body) if packed["encoding"] == "base64" else body), packed["options"]
 
@@ -56,10 +56,10 @@ def _publish(runs: Sequence[Run]) -> int:
     try:
         with bulk(app), app.producer_or_acquire() as producer:
             for run in runs:
-                body, options = unpack(run.message)
                 try:
+                    body, options = unpack(run.message)
                     producer.publish(body, **options)
-                except BrokerError as error:
+                except (BrokerError, sealing.SealError) as error:
                     # One that can never be sent must not hold up the others.
                     unsent.add(run.pk)
                     log.error("run_not_published", task=run.task, task_id=run.pk, error=str(error))

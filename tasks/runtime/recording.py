@@ -8,27 +8,29 @@ instead of sending it.
 - After the commit all of the transaction's messages are published together, ten to a request.
 - A process that dies in between leaves the row, and the minute's housekeeping publishes it.
 - A `group`, a chord's header and a `bulk` block are one insert.
-- What a running task sends under its own id (`retry`, `replace`) is sent at once and not recorded: the exception that
+- What a running task sends under its own id (`retry`, `replace`) is kept until its attempt ends: the exception that
   follows would take the row back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import structlog
-from celery import current_task
+from celery import current_app, current_task
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.utils import timezone
 
-from django_app.ledger import services
+from django_app.ledger import redaction, requester, services
 from django_app.ledger.models import Run
-from tasks.runtime import publishing
+from tasks.runtime import attempts, limits, publishing
 
 log = structlog.get_logger(__name__)
 
@@ -39,12 +41,16 @@ _gathered: ContextVar[list[Run] | None] = ContextVar("gathered", default=None)
 
 
 class Keeper:
-    """Stands in for kombu's producer: keeps the finished message as a run."""
+    """Stands in for kombu's producer: keeps the finished message as a run.
 
-    def __init__(self, producer: Any, task: str) -> None:
+    asked: what `apply_async` was asked for beyond Celery's own options, see `Asked`.
+    """
+
+    def __init__(self, producer: Any, task: str, asked: dict[str, Any]) -> None:
         self.connection = producer.connection
         self._producer = producer
         self._task = task
+        self._asked = asked
 
     def publish(self, body: Any, **options: Any) -> None:
         """Record what would have been sent. Raises what serialising it raises."""
@@ -61,32 +67,78 @@ class Keeper:
         for key in ("retry", "retry_policy", "declare", "timeout", "confirm_timeout"):
             options.pop(key, None)
         options |= {"content_type": content_type, "content_encoding": content_encoding}
-        eta = headers.get("eta")
-        record(
-            Run(
-                id=headers["id"],
-                task=self._task,
-                queue=options["routing_key"],
-                message=publishing.pack(text, options),
-                priority=options.get("priority"),
-                not_before=datetime.fromisoformat(eta) if eta else None,
-                parent_id=headers.get("parent_id") or "",
-                root_id=headers.get("root_id") or "",
-                group_id=headers.get("group") or "",
-            )
-        )
+        run = describe_run(self._task, headers, body, options["routing_key"], self._asked)
+        run.priority = options.get("priority")
+        run.message = publishing.pack(text, options)
+        keep(run)
 
 
-def is_recorded(task: Any, asked: bool | None) -> bool:
-    """Whether a call is recorded. asked: `apply_async(recorded=...)`, else the task's own `recorded`, else yes."""
+def describe_run(name: str, headers: dict[str, Any], body: Any, queue: str, asked: dict[str, Any]) -> Run:
+    """A run as its message tells of it, without the message.
+
+    body: (args, kwargs, embed) of Celery's protocol 2.
+    """
+    args, kwargs, embed = body if isinstance(body, tuple | list) and len(body) == 3 else ((), {}, {})
+    task = current_app.tasks.get(name)
+    embed = embed or {}
+    return Run(
+        id=headers["id"],
+        task=name,
+        queue=queue,
+        arguments=redaction.shown(args or (), kwargs or {}, _parameters(task), settings.REDACTED_ARGUMENTS),
+        not_before=_time(headers.get("eta")),
+        expires_at=_time(headers.get("expires")),
+        retries=headers.get("retries") or 0,
+        replacements=headers.get("replaced_task_nesting") or 0,
+        parent_id=headers.get("parent_id") or "",
+        root_id=headers.get("root_id") or "",
+        group_id=headers.get("group") or "",
+        is_chord_part=bool(embed.get("chord")),
+        schedule=headers.get("schedule") or "",
+        tenant=headers.get("tenant") or "",
+        requested_by=headers.get("requested_by") or "",
+        stamps={key: (headers.get("stamps") or {}).get(key) for key in headers.get("stamped_headers") or ()},
+        limit_key=limits.key_of(task, args, kwargs, asked.get("concurrency_key")),
+        unique_key=asked.get("unique_key") or "",
+    )
+
+
+def _time(text: Any) -> datetime | None:
+    if not text:
+        return None
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=timezone.get_current_timezone())
+
+
+@lru_cache(maxsize=1000)
+def _parameters(task: Any) -> tuple[str, ...]:
+    """Names of a task's positional parameters."""
+    if task is None:
+        return ()
+    try:
+        return tuple(inspect.signature(task.run).parameters)
+    except (TypeError, ValueError):
+        return ()
+
+
+def is_recorded(task: Any, asked: bool | None, is_chord_part: bool = False) -> bool:
+    """Whether a call is recorded. asked: `apply_async(recorded=...)`, else the task's own `recorded`, else yes.
+
+    A chord's part always is, for a chord counts its parts' rows.
+    """
     if not settings.RECORD_RUNS:
         return False
-    return bool(getattr(task, "recorded", True) if asked is None else asked)
+    return is_chord_part or bool(getattr(task, "recorded", True) if asked is None else asked)
 
 
 def is_sent_by_itself(task_id: str) -> bool:
     """Whether the running task sends itself again, under its own id."""
     return bool(current_task) and current_task.request.id == task_id
+
+
+def is_claimed(task_id: str) -> bool:
+    """Whether the running task was recorded, and so is what it sends under its own id."""
+    return attempts.of(task_id) is not None
 
 
 def keep_long_delay(headers: dict[str, Any], options: dict[str, Any]) -> None:
@@ -97,6 +149,28 @@ def keep_long_delay(headers: dict[str, Any], options: dict[str, Any]) -> None:
             options["DelaySeconds"] = _LONGEST_DELAY_SECONDS
 
 
+def tell_requester(headers: dict[str, Any]) -> None:
+    """Write into a message's headers who asks for it."""
+    asking = requester.current()
+    if asking.user:
+        headers["requested_by"] = asking.user
+    if asking.tenant:
+        headers["tenant"] = asking.tenant
+
+
+def keep(run: Run) -> None:
+    """Record a run, unless it belongs to the end of the attempt that is at work here."""
+    attempt = attempts.current.get()
+    if attempt is not None and not attempt.is_over:
+        if attempt.run_id == run.pk:
+            attempt.again = run
+            return
+        if attempt.is_replacing:
+            attempt.aside.append(run)
+            return
+    record(run)
+
+
 def record(run: Run) -> None:
     """Record a run and have it published after the commit, or gather it with others."""
     gathered = _gathered.get()
@@ -104,6 +178,16 @@ def record(run: Run) -> None:
         gathered.append(run)
     else:
         _record([run])
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Record what is enqueued in the block when it is enqueued, whatever is gathered around it."""
+    token = _gathered.set(None)
+    try:
+        yield
+    finally:
+        _gathered.reset(token)
 
 
 @contextmanager
@@ -132,17 +216,32 @@ def _record(runs: list[Run]) -> None:
         log.warning("runs_not_recorded", runs=len(runs), error=str(error))
         _publish_unrecorded(runs)
         return
-    # Each entry is (savepoints, function, robust).
-    outbox = next((entry[1] for entry in reversed(connection.run_on_commit) if isinstance(entry[1], Outbox)), None)
+    publish_after_commit(runs)
+
+
+def publish_after_commit(runs: Sequence[Run]) -> None:
+    """Publish runs that are recorded as pending, together with the transaction's others; at once outside of one."""
+    if not runs:
+        return
+    outbox = _outbox()
     if outbox is None:
         outbox = Outbox()
-    outbox.add(runs, certain=not connection.savepoint_ids)
+    outbox.add(list(runs), certain=not connection.savepoint_ids)
     transaction.on_commit(outbox)
 
 
-def _publish_unrecorded(runs: list[Run]) -> None:
-    from celery import current_app
+def _outbox() -> Outbox | None:
+    # Each entry is (savepoints, function, robust).
+    return next((entry[1] for entry in reversed(connection.run_on_commit) if isinstance(entry[1], Outbox)), None)
 
+
+def is_unsent(task_id: str) -> bool:
+    """Whether a run waits for this transaction's commit."""
+    outbox = _outbox()
+    return outbox is not None and outbox.holds(task_id)
+
+
+def _publish_unrecorded(runs: list[Run]) -> None:
     with current_app.producer_or_acquire() as producer:
         for run in runs:
             body, options = publishing.unpack(run.message)
@@ -162,6 +261,9 @@ class Outbox:
         """certain: no savepoint can take them back."""
         self._runs += runs
         self._certain = self._certain and certain
+
+    def holds(self, task_id: str) -> bool:
+        return any(run.pk == task_id for run in self._runs)
 
     def __call__(self) -> None:
         runs, self._runs = self._runs, []

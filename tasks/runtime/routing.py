@@ -39,8 +39,12 @@ class Router(CeleryRouter):
         return route
 
 
+#: What `apply_async` takes beyond Celery's own options.
+OWN_OPTIONS = ("recorded", "unique_key", "concurrency_key")
+
+
 class AMQP(celery_amqp.AMQP):
-    """Celery's message maker with the topology's router and time limits."""
+    """Celery's message maker with the topology's router and time limits, and the ledger at its end."""
 
     def Router(self, queues: Any = None, create_missing: Any = None) -> Router:  # noqa: N802 - Celery's name
         create = self.app.either("task_create_missing_queues", create_missing)
@@ -56,19 +60,36 @@ class AMQP(celery_amqp.AMQP):
             # kombu writes 0 for "none", and a retry would take that for the lowest and change its queue.
             if options.get("priority") is None:
                 options["priority"] = DEFAULT_PRIORITY
-            asked = options.pop("recorded", None)
-            task_id = message.headers["id"]
-            if recording.is_sent_by_itself(task_id):
-                recording.keep_long_delay(message.headers, options)
-            elif recording.is_recorded(self.app.tasks.get(name), asked):
-                producer = recording.Keeper(producer, name)
+            asked = {key: options.pop(key) for key in OWN_OPTIONS if key in options}
+            headers = message.headers
+            recording.tell_requester(headers)
+            is_chord_part = bool(message.body[2].get("chord")) if len(message.body) == 3 else False
+            if recording.is_sent_by_itself(headers["id"]):
+                asked["recorded"] = recording.is_claimed(headers["id"])
+            if recording.is_recorded(self.app.tasks.get(name), asked.get("recorded"), is_chord_part):
+                headers.pop("recorded", None)
+                producer = recording.Keeper(producer, name, asked)
+            else:
+                headers["recorded"] = False
+                if recording.is_sent_by_itself(headers["id"]):
+                    recording.keep_long_delay(headers, options)
             queue = options.get("queue")
             queue_name = queue if isinstance(queue, str) else getattr(queue, "name", None)
             if queue_name is not None and queue_name in TOPOLOGY.queues:
-                message.headers["timelimit"] = limits_for(name, queue_name, message.headers.get("timelimit"))
+                headers["timelimit"] = limits_for(name, queue_name, headers.get("timelimit"))
             return send(producer, name, message, **options)
 
         return send_task_message
+
+    def _retry_publish(self, publish: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Celery sends callbacks and a chain's next step through here: they wait for the task's outcome."""
+        from tasks.runtime import attempts
+
+        attempt = attempts.current.get()
+        if attempt is None or attempt.is_over or attempt.is_ending:
+            return super()._retry_publish(publish, *args, **kwargs)  # type: ignore[misc]
+        attempt.successors.append(lambda: publish(*args, **kwargs))
+        return None
 
 
 def limits_for(task: str, queue: str, asked: Any) -> list[float | None]:

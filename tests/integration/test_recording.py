@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import threading
 
 import pytest
@@ -70,8 +71,8 @@ def test_a_task_is_recorded_with_the_transaction_and_published_after_its_commit(
     assert published("high") == [1]
     run.refresh_from_db()
     assert run.state == State.QUEUED
-    # What SQS has need not lie here a second time.
-    assert run.message == ""
+    # Kept: for a retry, or should SQS lose it.
+    assert publishing.unpack(run.message)[1]["headers"]["id"] == result.id
     assert run.published_at is not None
 
 
@@ -111,9 +112,16 @@ def test_a_savepoint_alone_that_rolls_back_leaves_nothing():
     assert published() == []
 
 
+def inserts(rows: int) -> int:
+    """Statements for so many rows: SQLite takes 999 parameters in one."""
+    if connection.vendor != "sqlite":
+        return 1
+    return math.ceil(rows / (999 // len(Run._meta.concrete_fields)))
+
+
 def test_a_group_is_one_insert_and_leaves_after_the_commit(django_assert_num_queries):
     with transaction.atomic():
-        with django_assert_num_queries(1):
+        with django_assert_num_queries(inserts(50)):
             group(note.s(number) for number in range(50)).apply_async()
         assert published() == []
     assert sorted(published()) == list(range(50))
@@ -121,7 +129,7 @@ def test_a_group_is_one_insert_and_leaves_after_the_commit(django_assert_num_que
 
 
 def test_a_bulk_block_is_one_insert(django_assert_num_queries):
-    with transaction.atomic(), django_assert_num_queries(1), bulk(app):
+    with transaction.atomic(), django_assert_num_queries(inserts(30)), bulk(app):
         for number in range(30):
             note.delay(number)
     assert sorted(published()) == list(range(30))
@@ -265,12 +273,14 @@ def test_a_task_that_is_sent_again_under_its_id_is_the_same_run():
     assert Run.objects.count() == 1
 
 
-def test_what_was_published_long_ago_is_forgotten(settings):
+def test_what_ended_long_ago_is_forgotten_and_what_has_not_ended_is_not(settings):
     settings.RUN_RETENTION_DAYS = 7
     for number in range(3):
         note.delay(number)
-    old = Run.objects.first()
-    Run.objects.filter(pk=old.pk).update(published_at=timezone.now() - datetime.timedelta(days=8))
+    old = timezone.now() - datetime.timedelta(days=8)
+    ended, open_, _ = Run.objects.all()
+    Run.objects.filter(pk=ended.pk).update(state=State.SUCCEEDED, finished_at=old, created_at=old)
+    Run.objects.filter(pk=open_.pk).update(created_at=old)
     assert housekeeping.run(timezone.now()).runs_forgotten == 1
     assert Run.objects.count() == 2
 

@@ -1,0 +1,21 @@
+"""The ledger's tables."""
+
+from django_app.ledger.models.fleet import Command, Pause, QueueSample, Reply, Revocation, Worker
+from django_app.ledger.models.runs import Attempt, OnceMark, Run, UniqueRun
+from django_app.ledger.models.workflows import Chord, ChordPart, SavedGroup
+
+__all__ = [
+    "Attempt",
+    "Chord",
+    "ChordPart",
+    "Command",
+    "OnceMark",
+    "Pause",
+    "QueueSample",
+    "Reply",
+    "Revocation",
+    "Run",
+    "SavedGroup",
+    "UniqueRun",
+    "Worker",
+]

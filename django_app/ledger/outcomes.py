@@ -1,0 +1,178 @@
+"""How runs end, or go on: one transaction each, in which everything that follows from it is recorded as well.
+
+Whoever ends a run first has ended it. What a later report would change, it does not change, and nothing follows twice.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from django_app.ledger import parking
+from django_app.ledger.claims import Claim
+from django_app.ledger.models import Attempt, Run, UniqueRun
+from django_app.ledger.services import PUBLISH_CLAIM, REPLACED
+from django_app.ledger.states import FINAL, Outcome, Report, State, sources, target
+
+_LONGEST_ERROR = 500
+_LONGEST_TRACEBACK = 20_000
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended.
+
+    claim: the attempt's; None where the run ends without one.
+    result, children: encoded; "" where none is kept.
+    """
+
+    outcome: Outcome
+    claim: Claim | None = None
+    error: str = ""
+    traceback: str = ""
+    log_tail: str = ""
+    result: str = ""
+    children: str = ""
+    celery_state: str = ""
+
+
+def finish(run_id: str, report: Report, ended: Ended) -> list[Run] | None:
+    """End a run; the runs that its end released. None, and nothing changed, where it has ended already or is unknown.
+
+    Call it in a transaction, and record what follows from it in the same.
+    """
+    now = timezone.now()
+    fields: dict[str, Any] = {
+        "state": target(report),
+        "finished_at": now,
+        "lease_until": None,
+        "holder": "",
+        "result": ended.result,
+        "children": ended.children,
+        "celery_state": ended.celery_state,
+        "error": ended.error[:_LONGEST_ERROR],
+        "fingerprint": fingerprint(ended.error, ended.traceback) if ended.error else "",
+        "parked_for": "",
+    }
+    if not Run.objects.filter(pk=run_id, state__in=sources(report)).update(**fields):
+        return None
+    if ended.claim is not None:
+        _close_attempt(ended.claim, ended, now)
+    return _make_room(run_id, ended.claim, now)
+
+
+def record_ended(run: Run, report: Report, ended: Ended) -> bool:
+    """Record a run that ends without having been enqueued; False where it is known already."""
+    now = timezone.now()
+    run.state = target(report)
+    run.created_at = run.publish_claimed_until = run.finished_at = now
+    run.result, run.children, run.celery_state = ended.result, ended.children, ended.celery_state
+    run.error = ended.error[:_LONGEST_ERROR]
+    run.fingerprint = fingerprint(ended.error, ended.traceback) if ended.error else ""
+    if Run.objects.filter(pk=run.pk).exists():
+        return False
+    Run.objects.bulk_create([run], ignore_conflicts=True)
+    return True
+
+
+def _make_room(run_id: str, claim: Claim | None, now: datetime.datetime) -> list[Run]:
+    if claim is not None:
+        limit_key, unique_key = claim.limit_key, claim.unique_key
+    else:
+        limit_key, unique_key = Run.objects.filter(pk=run_id).values_list("limit_key", "unique_key").get()
+    if unique_key:
+        UniqueRun.objects.filter(Q(until=None) | Q(until__lte=now), key=unique_key, run_id=run_id).delete()
+    return parking.release(limit_key) if limit_key else []
+
+
+def release(claim: Claim, ended: Ended, again: Run) -> Run | None:
+    """An attempt has sent its run again: the run, to be published anew. None where that attempt holds it no more.
+
+    again: the run as the new message has it.
+    """
+    now = timezone.now()
+    moved = _of(claim).update(
+        state=target(Report.RELEASED),
+        message=again.message,
+        task=again.task,
+        queue=again.queue,
+        arguments=again.arguments,
+        priority=again.priority,
+        retries=again.retries,
+        replacements=again.replacements,
+        not_before=again.not_before,
+        expires_at=again.expires_at,
+        publish_claimed_until=now + PUBLISH_CLAIM,
+        lease_until=None,
+        holder="",
+        result=ended.result,
+        celery_state=ended.celery_state,
+        error=ended.error[:_LONGEST_ERROR],
+    )
+    if not moved:
+        return None
+    _close_attempt(claim, ended, now)
+    again.state = target(Report.RELEASED)
+    return again
+
+
+def set_aside(claim: Claim, ended: Ended) -> bool:
+    """Another signature goes on under the run's id: it waits for that one to be sent."""
+    moved = _of(claim).update(state=target(Report.PARKED), parked_for=REPLACED, lease_until=None, holder="")
+    if moved:
+        _close_attempt(claim, ended, timezone.now())
+    return bool(moved)
+
+
+def hand_back(claim: Claim, ended: Ended) -> bool:
+    """An attempt gives its message back to SQS."""
+    moved = _of(claim).update(state=target(Report.HANDED_BACK), lease_until=None, holder="")
+    if moved:
+        _close_attempt(claim, ended, timezone.now())
+    return bool(moved)
+
+
+def _of(claim: Claim) -> QuerySet[Run]:
+    return Run.objects.filter(pk=claim.run_id, state=State.RUNNING, holder=claim.holder)
+
+
+def _close_attempt(claim: Claim, ended: Ended, now: datetime.datetime) -> None:
+    Attempt.objects.create(
+        run_id=claim.run_id,
+        number=claim.number,
+        holder=claim.holder,
+        worker=claim.worker,
+        receives=claim.receives,
+        started_at=claim.started_at,
+        ended_at=now,
+        outcome=ended.outcome,
+        error=ended.error[:_LONGEST_ERROR],
+        traceback=ended.traceback[-_LONGEST_TRACEBACK:],
+        log_tail=ended.log_tail,
+    )
+
+
+def set_state(run_id: str, state: str, result: str) -> bool:
+    """What a task says of itself by update_state(); too late for a run that has ended."""
+    return bool(Run.objects.filter(pk=run_id).exclude(state__in=FINAL).update(celery_state=state, result=result))
+
+
+_FRAME = re.compile(r'File "([^"]+)", line \d+, in (\S+)')
+
+
+def fingerprint(error: str, traceback: str) -> str:
+    """16 hexadecimal digits: the same for the same kind of error from the same place.
+
+    Made of the error's class and the functions that it passed through; line numbers and messages shift, and count not.
+    """
+    frames: Sequence[tuple[str, str]] = _FRAME.findall(traceback)
+    places = [f"{'/'.join(path.rsplit('/', 2)[-2:])}:{function}" for path, function in frames]
+    kind = error.partition(":")[0].strip()
+    return hashlib.sha256("\n".join([kind, *places]).encode()).hexdigest()[:16]

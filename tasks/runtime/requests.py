@@ -1,0 +1,157 @@
+"""A message that Celery's main process has received: how its outcome is passed on to SQS, and to the ledger.
+
+The main process of a prefork pool opens no database connection. What it alone sees (a process that died, a hard time
+limit, a termination) it tells the steward, and acknowledges the message when the steward has recorded it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+from billiard import einfo
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import bootsteps, signals
+from celery.worker import state
+from celery.worker.request import Request as CeleryRequest
+from celery.worker.state import task_ready
+
+from tasks.runtime import verdicts
+
+log = logging.getLogger(__name__)
+
+#: Stubs know little of these.
+_Request: Any = CeleryRequest
+_WITH_TRACEBACK: Any = einfo.ExceptionWithTraceback  # type: ignore[attr-defined]
+_CELERYS = "celery.worker.request:Request"
+
+
+def _steward() -> Any:
+    try:
+        from tasks.runtime import steward
+    except ImportError:
+        return None
+    return steward.current()
+
+
+class RequestStep(bootsteps.Step):
+    """Has every task of the worker use our request, also those with a base class of their own."""
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        for task in parent.app.tasks.values():
+            if task.Request == _CELERYS:
+                task.Request = Request
+
+
+class Request(_Request):  # type: ignore[misc]
+    """Celery's, told by the ledger's verdicts."""
+
+    acknowledged: bool
+
+    def revoked(self) -> bool:
+        """Whether it was revoked or has expired: the claim knows, which reads what was revoked while we were down."""
+        if self._already_revoked:
+            return True
+        if self._request_dict.get("recorded") is False:
+            revoked: bool = super().revoked()
+            return revoked
+        return False
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        error = exc_info.exception
+        if isinstance(error, _WITH_TRACEBACK):
+            error = error.exc
+        if isinstance(error, verdicts.HandBack):
+            task_ready(self)
+            self._hand_back(error.seconds)
+        elif isinstance(error, verdicts.DeadLetter):
+            task_ready(self)
+            self._refuse(error.why)
+            signals.task_failure.send(
+                sender=self.task,
+                task_id=self.id,
+                exception=error,
+                args=self.args,
+                kwargs=self.kwargs,
+                traceback=exc_info.traceback,
+                einfo=exc_info,
+            )
+        else:
+            if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt) and self._is_recorded:
+                # Told before the message shows again, so that whoever gets it finds the way free.
+                self._tell_lost(str(error))
+            super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        if soft or state.should_terminate or not self._is_recorded or _steward() is None:
+            super().on_timeout(soft, timeout)
+            return
+        task_ready(self)
+        log.error("Hard time limit (%ss) exceeded for %s[%s]", timeout, self.name, self.id)
+        error = TimeLimitExceeded(timeout)
+        self._finish("failed", error)
+        signals.task_failure.send(
+            sender=self.task,
+            task_id=self.id,
+            exception=error,
+            args=self.args,
+            kwargs=self.kwargs,
+            traceback=None,
+            einfo=None,
+        )
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        if not self._is_recorded or _steward() is None:
+            super()._announce_revoked(reason, terminated, signum, expired)
+            return
+        task_ready(self)
+        self._already_revoked = True
+        self._finish("expired" if expired else "revoked", RuntimeError(reason))
+        signals.task_revoked.send(
+            sender=self.task, request=self._context, terminated=terminated, signum=signum, expired=expired
+        )
+
+    def _success_was_stored(self) -> bool:
+        # If it was, the claim of the message that comes back will find out.
+        return False
+
+    @property
+    def _is_recorded(self) -> bool:
+        return self._request_dict.get("recorded") is not False and bool(getattr(self.task, "recorded", True))
+
+    def _finish(self, kind: str, error: BaseException) -> None:
+        """Have the outcome recorded, and then acknowledge."""
+        channel = getattr(self.message, "receiving_channel", None)
+        if channel is not None:
+            channel.consuming.keep(self.message.delivery_tag)
+        told = _steward()
+        facts = {"type": type(error).__name__, "message": str(error)}
+        told.finish(kind, dict(self._context.__dict__), facts, self._acknowledge_at_last)
+
+    def _acknowledge_at_last(self) -> None:
+        if self.task.acks_late:
+            self.acknowledge()
+
+    def _tell_lost(self, why: str) -> None:
+        told = _steward()
+        if told is not None:
+            told.lost(self.id, why)
+
+    def _hand_back(self, seconds: float) -> None:
+        self._settle(lambda consuming, tag: consuming.returned(tag, math.ceil(seconds)), requeue=True)
+
+    def _refuse(self, reason: str) -> None:
+        self._settle(lambda consuming, tag: consuming.refused(tag, reason), requeue=False)
+
+    def _settle(self, tell: Callable[[Any, Any], None], *, requeue: bool) -> None:
+        if self.acknowledged:
+            return
+        channel = getattr(self.message, "receiving_channel", None)
+        if channel is None:  # of another transport
+            self.reject(requeue=requeue)
+            return
+        tell(channel.consuming, self.message.delivery_tag)
+        self.acknowledged = True
