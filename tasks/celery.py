@@ -23,7 +23,7 @@ import tasks
 from serverless import aws
 from serverless.broker import BatchPublishing
 from tasks.runtime.logs import WorkerLogStep
-from tasks.runtime.requests import RequestStep
+from tasks.runtime.requests import RequestStep, UnknownTaskStep
 from tasks.runtime.tracing import ClaimStep
 from tasks.topology import TOPOLOGY
 
@@ -58,6 +58,7 @@ def broker_transport_options() -> dict[str, Any]:
         },
         "wait_time_seconds": settings.QUEUE_WAIT_SECONDS,
         "lease_seconds": TOPOLOGY.lease_seconds,
+        "dead_letter_hook": "tasks.runtime.requests:tell_dead",
         "claim_check": {"bucket": settings.FILES_BUCKET},
         "liveness_file": settings.LIVENESS_FILE or None,
     }
@@ -89,7 +90,7 @@ class App(BatchPublishing, Celery):
         return unique.send(self, name, key, seconds, options.pop("task_id", None), deliver)
 
 
-app = App("cloudqueue", amqp="tasks.runtime.routing:AMQP", set_as_current=False)
+app = App("cloudqueue", amqp="tasks.runtime.routing:AMQP", task_cls="tasks.runtime.task:RunTask", set_as_current=False)
 app.conf.update(
     broker_url=settings.BROKER_URL,
     broker_connection_retry_on_startup=True,
@@ -124,7 +125,7 @@ if settings.BROKER_URL.startswith("sqs:"):
     )
 app.autodiscover_tasks()
 app.steps["worker"].update((WorkerLogStep, RequestStep))
-app.steps["consumer"].add(ClaimStep)
+app.steps["consumer"].update((ClaimStep, UnknownTaskStep))
 
 
 @setup_logging.connect

@@ -146,13 +146,14 @@ class Consuming:
 
     # What becomes of a delivery --------------------------------------------------------------------------------------
 
-    def _settle(self, delivery: Delivery, tell_sqs: Callable[[], None], *, done: bool) -> None:
-        """Settle it, once. tell_sqs comes first, so that nothing that fails later can leave it untold."""
+    def _settle(self, delivery: Delivery, tell_sqs: Callable[[], None], *, done: bool) -> bool:
+        """Settle it; False if it was. tell_sqs comes first, so that nothing that fails later can leave it untold."""
         if not self.holdings.settle(delivery):
-            return
+            return False
         tell_sqs()
         self.reader.settled(delivery, done=done)
         self.receiver.freed()
+        return True
 
     def _delete(self, delivery: Delivery) -> None:
         self._settle(delivery, lambda: self.settler.delete(delivery), done=True)
@@ -165,7 +166,17 @@ class Consuming:
 
     def refuse(self, delivery: Delivery, reason: str) -> None:
         """It can never be worked on: to the dead-letter queue with it."""
-        self._settle(delivery, lambda: self.dead.move(delivery, reason), done=True)
+        if self._settle(delivery, lambda: self.dead.move(delivery, reason), done=True):
+            self._tell_of_dead_letter(delivery.task_id, reason)
+
+    def _tell_of_dead_letter(self, task_id: str | None, reason: str) -> None:
+        hook = self._sqs.options.dead_letter_hook
+        if hook is None:
+            return
+        try:
+            hook(task_id, reason)
+        except Exception:
+            log.exception("the dead-letter hook failed; the message is moved all the same")
 
     def _return(self, delivery: Delivery) -> None:
         if delivery.max_receives is not None and delivery.receives >= delivery.max_receives:

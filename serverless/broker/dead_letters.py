@@ -26,6 +26,8 @@ REASON, AT, QUEUE, WORKER, RECEIVES = (
     "DeadLetterWorker",
     "DeadLetterReceives",
 )
+#: How often somebody sent the message back to work (redrive.py). It is what ends a loop, so nothing crowds it out.
+REDRIVES = "RedriveCount"
 _MOST_ATTRIBUTES = 10
 #: How long poison stays hidden that can be put nowhere.
 _UNKNOWN_PAUSE_SECONDS = 600
@@ -111,6 +113,8 @@ class DeadLetters:
         entry = self.entry(delivery, reason)
         if target.endswith(".fifo"):
             entry |= {"MessageGroupId": delivery.group or "default", "MessageDeduplicationId": str(uuid.uuid4())}
+        elif delivery.group:
+            entry["MessageGroupId"] = delivery.group
         self._settler.replace(delivery, target, entry, on_refused=_with_less)
 
     def entry(self, delivery: Delivery, reason: str) -> dict[str, Any]:
@@ -123,23 +127,26 @@ class DeadLetters:
             RECEIVES: str(delivery.receives),
         }
         attributes = {name: {"DataType": "String", "StringValue": sendable(text)} for name, text in story.items()}
-        for name, value in delivery.attributes.items():
+        for name, value in sorted(delivery.attributes.items(), key=lambda each: each[0] != REDRIVES):
             if len(attributes) < _MOST_ATTRIBUTES and name not in attributes:
                 attributes[name] = value
         return {"MessageBody": delivery.body, "MessageAttributes": attributes}
 
 
 def _with_less(step: Step, reason: str) -> Step | None:
-    """SQS refused it, likely for its size: once more with the story cut short, then with none."""
-    attributes = step.entry.get("MessageAttributes")
-    if not attributes:
+    """SQS refused it, likely for its size: once more with the story cut short, then with none.
+
+    The count of redrives stays: the message had it when it came, so there is room.
+    """
+    attributes = step.entry.get("MessageAttributes") or {}
+    kept = {name: value for name, value in attributes.items() if name == REDRIVES}
+    if attributes == kept:
         return None
-    less = dict(step.entry)
-    del less["MessageAttributes"]
-    if len(attributes) > 1:
-        less["MessageAttributes"] = {
-            REASON: {"DataType": "String", "StringValue": attributes[REASON]["StringValue"][:100]}
-        }
+    if len(attributes) > len(kept) + 1:
+        kept[REASON] = {"DataType": "String", "StringValue": attributes[REASON]["StringValue"][:100]}
+    less = {name: value for name, value in step.entry.items() if name != "MessageAttributes"}
+    if kept:
+        less["MessageAttributes"] = kept
     step.entry = less
     return step
 

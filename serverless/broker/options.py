@@ -101,6 +101,8 @@ class Options:
     delay_hook: called with (queue name, envelope, seconds) for a delay over 900 s; it keeps the message.
         Default none: such a delay is refused.
     lease_hook: called with the task ids whose messages were renewed, by the thread that renews. Default none.
+    dead_letter_hook: called with (task id or None, reason) of each message that goes to the dead-letter queue, by any
+        thread: it must not block. Default none.
     liveness_file: rewritten every few seconds with the times of the last receive. Default none.
     client_config: more of botocore.config.Config (`client-config`).
     """
@@ -123,6 +125,7 @@ class Options:
     claim_check: ClaimCheckOptions | None = None
     delay_hook: Callable[[str, dict[str, Any], float], None] | None = None
     lease_hook: Callable[[list[str]], None] | None = None
+    dead_letter_hook: Callable[[str | None, str], None] | None = None
     liveness_file: str | None = None
     client_config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -146,7 +149,7 @@ class Options:
         values["levels"] = _levels(values.get("levels") or {}, values["queues"])
         if values.get("claim_check") is not None:
             values["claim_check"] = _claim_check(values["claim_check"])
-        for hook in ("delay_hook", "lease_hook"):
+        for hook in ("delay_hook", "lease_hook", "dead_letter_hook"):
             if values.get(hook) is not None:
                 values[hook] = _hook(hook, values[hook])
         made = cls(**values)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from django_app.ledger.claims import Claim
     from django_app.ledger.models import Run
+    from tasks.runtime.progress import Progress
 
 _LOG_LINES = 40
 _LONGEST_LOG = 8000
@@ -29,6 +30,7 @@ class Current:
     again: its own run, sent once more (a retry, or a replacement under its id).
     aside, aside_calls: a replacement's runs and what else it writes, which must survive the rollback that the exception
     causes.
+    progress_saved_at: a time.monotonic(). progress_kept: what was reported since, and is not saved.
     is_ending: its outcome's transaction is open. is_over: its outcome is recorded.
     """
 
@@ -42,6 +44,8 @@ class Current:
     is_replaced: bool = False
     is_ending: bool = False
     is_over: bool = False
+    progress_saved_at: float = float("-inf")
+    progress_kept: Progress | None = None
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG_LINES))
 
     @property

@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 _LONGEST_DELAY_SECONDS = 900
 
 _gathered: ContextVar[list[Run] | None] = ContextVar("gathered", default=None)
+_watched: ContextVar[list[Run] | None] = ContextVar("watched", default=None)
 
 
 class Keeper:
@@ -223,11 +224,26 @@ def publish_after_commit(runs: Sequence[Run]) -> None:
     """Publish runs that are recorded as pending, together with the transaction's others; at once outside of one."""
     if not runs:
         return
+    watched = _watched.get()
+    if watched is not None:
+        watched.extend(runs)
+        return
     outbox = _outbox()
     if outbox is None:
         outbox = Outbox()
     outbox.add(list(runs), certain=not connection.savepoint_ids)
     transaction.on_commit(outbox)
+
+
+@contextmanager
+def watching() -> Iterator[list[Run]]:
+    """The runs that would be published after a commit, in a list that grows while the block goes on; none is."""
+    runs: list[Run] = []
+    token = _watched.set(runs)
+    try:
+        yield runs
+    finally:
+        _watched.reset(token)
 
 
 def _outbox() -> Outbox | None:

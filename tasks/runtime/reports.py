@@ -19,16 +19,23 @@ from django_app.ledger.states import FINAL, Report, State
 from tasks.runtime import attempts, publishing
 from tasks.runtime.attempts import Current
 
+_AT_ONCE = 500
 _ERRORS = {"TimeLimitExceeded": TimeLimitExceeded, "WorkerLostError": WorkerLostError}
 
 
 def finish_for_main(kind: str, request: dict[str, Any], error: dict[str, Any]) -> None:
     """An outcome that only a worker's main process saw, recorded by its steward. Safe to repeat.
 
-    kind: "failed", "revoked" or "expired". request: of the message, as Celery's Context has it. error: type, message.
+    kind: "failed", "revoked", "expired", or "dead", of whose request only the id is known.
+    request: of the message, as Celery's Context has it. error: type, message.
     """
     context = Context(request)
     task_id = str(context.id)
+    if kind == "dead":
+        run = Run.objects.filter(pk=task_id).exclude(state__in=FINAL).first()
+        if run is not None:
+            end_unsent(run, Report.DEAD, error["message"])
+        return
     backend: Any = current_app.backend
     token = attempts.current.set(_claimed_attempt(task_id))
     try:
@@ -108,6 +115,20 @@ def end_unsent(run: Run, report: Report, why: str) -> None:
         backend.mark_as_revoked(run.pk, why, request=context_of(run))
     else:
         backend.mark_as_failure(run.pk, WorkerLostError(why), request=context_of(run), report=report)
+
+
+def revoke_workflow(root_id: str, by: str = "") -> list[str]:
+    """Revoke every run of a workflow that has not ended, as revoke_runs does; the ids of those that ended."""
+    ended: list[str] = []
+    while True:
+        # What was revoked may have been about to enqueue more: look again until nothing is left but what is at work.
+        waiting = Run.objects.filter(root_id=root_id).exclude(state__in=FINAL).exclude(state=State.RUNNING)
+        ids = list(waiting.values_list("pk", flat=True)[:_AT_ONCE])
+        if not ids:
+            break
+        ended += revoke_runs(ids, by)
+    at_work = Run.objects.filter(root_id=root_id, state=State.RUNNING).values_list("pk", flat=True)
+    return ended + revoke_runs(list(at_work), by)
 
 
 def end_orphan(run: Run, why: str) -> None:

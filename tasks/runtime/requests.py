@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 #: Stubs know little of these.
 _Request: Any = CeleryRequest
 _WITH_TRACEBACK: Any = einfo.ExceptionWithTraceback  # type: ignore[attr-defined]
+#: A rolling deploy takes less than all of these pauses, a quarter of an hour.
+_UNKNOWN_TRIES = 7
+_FIRST_UNKNOWN_PAUSE_SECONDS = 10
+_LONGEST_UNKNOWN_PAUSE_SECONDS = 300
 _CELERYS = "celery.worker.request:Request"
 
 
@@ -37,13 +41,54 @@ def _steward() -> Any:
 
 
 class RequestStep(bootsteps.Step):
-    """Has every task of the worker use our request, also those with a base class of their own."""
+    """Has every task of the worker use our request, and know `once`, also those with a base class of their own."""
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
+        from tasks.runtime.once import ending_when_done
+
         for task in parent.app.tasks.values():
             if task.Request == _CELERYS:
                 task.Request = Request
+            task.run = ending_when_done(task.run)
+
+
+def tell_dead(task_id: str | None, reason: str) -> None:
+    """The broker's dead_letter_hook: the run ends as dead, unless it has ended."""
+    told = _steward()
+    if told is not None and task_id is not None:
+        told.finish("dead", {"id": task_id}, {"type": "WorkerLostError", "message": reason}, lambda: None)
+
+
+class UnknownTaskStep(bootsteps.Step):
+    """Gives a task that this worker does not know back for a while: during a deploy another worker may know it."""
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        fail = consumer.on_unknown_task
+
+        def on_unknown_task(body: Any, message: Any, error: Exception) -> None:
+            delivery = getattr(message, "delivery", None)
+            if delivery is None:  # of another transport
+                fail(body, message, error)
+                return
+            if delivery.receives > _UNKNOWN_TRIES:
+                reason = f"no worker knows the task {error}: deploy the release that has it, then redrive"
+                message.receiving_channel.refuse(message.delivery_tag, reason)
+                signals.task_unknown.send(
+                    sender=consumer, message=message, exc=error, name=str(error), id=delivery.task_id
+                )
+                return
+            seconds = min(_LONGEST_UNKNOWN_PAUSE_SECONDS, _FIRST_UNKNOWN_PAUSE_SECONDS << (delivery.receives - 1))
+            log.warning(
+                "task %s is unknown to this worker: message %s goes back for %d s",
+                error,
+                delivery.message_id,
+                seconds,
+            )
+            message.receiving_channel.consuming.returned(message.delivery_tag, seconds)
+
+        consumer.on_unknown_task = on_unknown_task
 
 
 class Request(_Request):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The base of our tasks: what goes wrong for a while is tried again, with growing, jittered pauses."""
+"""Bases of tasks: what each has, and one that tries again what goes wrong for a while."""
 
 from __future__ import annotations
 
@@ -13,7 +13,22 @@ from serverless import aws
 log = structlog.get_logger(__name__)
 
 
-class Task(DjangoTask):
+class RunTask(DjangoTask):
+    """The base of every task that names no other."""
+
+    abstract = True
+
+    def progress(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Report how far the run is: done of total, and a word on it. Cheap to call often, see tasks.runtime.progress.
+
+        Raises ProgressError for what is no progress; the database being away fails no task.
+        """
+        from tasks.runtime import progress
+
+        progress.report(self, done, total, note)
+
+
+class Task(RunTask):
     """Retries errors of the database and of AWS that pass; all else fails at once.
 
     Pauses double from a second to five minutes, each drawn at random below that (full jitter).

@@ -72,13 +72,13 @@ def equip(app: Any) -> None:
     for task in app.tasks.values():
         if task.__trace__ is not None and not isinstance(task.__trace__, Claiming):
             task.__trace__ = Claiming(app, task, task.__trace__)
-            task.on_replace = _replacing(task.on_replace)
+            task.on_replace = replacing(task.on_replace)
 
 
-def _replacing(on_replace: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def replacing(on_replace: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A task's on_replace, with what it enqueues kept for the attempt's end: its Ignore rolls transactions back."""
 
-    def replacing(signature: Any) -> Any:
+    def replace(signature: Any) -> Any:
         from tasks.runtime import attempts
 
         attempt = attempts.current.get()
@@ -91,7 +91,7 @@ def _replacing(on_replace: Callable[[Any], Any]) -> Callable[[Any], Any]:
             attempt.is_replacing = False
             attempt.is_replaced = True
 
-    return replacing
+    return replace
 
 
 class _LogTail(logging.Handler):
@@ -224,12 +224,13 @@ class Claiming:
         raise verdicts.DeadLetter(reason)
 
     def _run(self, claim: Claim, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Any:
-        from tasks.runtime import attempts
+        from tasks.runtime import attempts, progress
 
         attempt = attempts.Current(claim, self._task)
         token = attempts.current.set(attempt)
         try:
             traced = self._trace(uuid, args, kwargs, request)
+            progress.save_kept(attempt)
             if attempt.is_over:
                 return traced
             return self._close(attempt, traced, Context(request, args=args, kwargs=kwargs, called_directly=False))

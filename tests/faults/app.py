@@ -174,3 +174,9 @@ def on_renewal(task_ids: list[str]) -> None:
 def keep(queue: str, envelope: dict, seconds: float) -> None:
     """A delay_hook."""
     trace("kept", envelope["headers"]["id"], f"{queue} {seconds:.0f}")
+
+
+def on_dead_letter(task_id: str | None, reason: str) -> None:
+    """A dead_letter_hook."""
+    trace("dead", str(task_id), reason)
+    raise RuntimeError("a hook that fails")

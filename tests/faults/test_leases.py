@@ -137,6 +137,17 @@ def test_the_lease_hook_hears_of_every_renewed_task(works):
     assert len(renewed) == 2
 
 
+def test_the_dead_letter_hook_hears_of_each_message_that_cannot_be_worked_on(works):
+    works.options["dead_letter_hook"] = "tests.faults.app:on_dead_letter"
+    put(works, [envelope(task="tests.faults.app.refuse"), {"no": "envelope"}])
+    works.start_worker(concurrency=1)
+    wait_for(lambda: len(works.dead_letters()) == 2, "the dead letters", 15)
+    told = works.traces("dead")
+    assert len(told) == 2
+    assert {each.task_id == "None" for each in told} == {True, False}
+    assert all(each.argument for each in told)
+
+
 def test_a_message_long_before_its_eta_is_hidden_until_then_and_not_held(works):
     works.start_worker(concurrency=1)
     eta = datetime.now(UTC) + timedelta(seconds=5)
