@@ -22,8 +22,10 @@ from kombu import Queue as KombuQueue
 import tasks
 from serverless import aws
 from serverless.broker import BatchPublishing
+from tasks.runtime.control import ControlStep
 from tasks.runtime.logs import WorkerLogStep
 from tasks.runtime.requests import RequestStep, UnknownTaskStep
+from tasks.runtime.steward.bootstep import StewardStep
 from tasks.runtime.tracing import ClaimStep
 from tasks.topology import TOPOLOGY
 
@@ -58,6 +60,7 @@ def broker_transport_options() -> dict[str, Any]:
         },
         "wait_time_seconds": settings.QUEUE_WAIT_SECONDS,
         "lease_seconds": TOPOLOGY.lease_seconds,
+        "lease_hook": "tasks.runtime.steward:renew",
         "dead_letter_hook": "tasks.runtime.requests:tell_dead",
         "claim_check": {"bucket": settings.FILES_BUCKET},
         "liveness_file": settings.LIVENESS_FILE or None,
@@ -90,7 +93,13 @@ class App(BatchPublishing, Celery):
         return unique.send(self, name, key, seconds, options.pop("task_id", None), deliver)
 
 
-app = App("cloudqueue", amqp="tasks.runtime.routing:AMQP", task_cls="tasks.runtime.task:RunTask", set_as_current=False)
+app = App(
+    "cloudqueue",
+    amqp="tasks.runtime.routing:AMQP",
+    task_cls="tasks.runtime.task:RunTask",
+    control="tasks.runtime.control:Control",
+    set_as_current=False,
+)
 app.conf.update(
     broker_url=settings.BROKER_URL,
     broker_connection_retry_on_startup=True,
@@ -109,8 +118,8 @@ app.conf.update(
     task_reject_on_worker_lost=True,
     task_send_sent_event=False,
     worker_send_task_events=False,
-    # SQS has no fanout, so Celery's broadcast remote control cannot work over it.
-    worker_enable_remote_control=False,
+    # By way of the database, see tasks.runtime.control: SQS has no broadcast.
+    worker_enable_remote_control=True,
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
     timezone="UTC",
@@ -124,8 +133,8 @@ if settings.BROKER_URL.startswith("sqs:"):
         worker_prefetch_multiplier=1,
     )
 app.autodiscover_tasks()
-app.steps["worker"].update((WorkerLogStep, RequestStep))
-app.steps["consumer"].update((ClaimStep, UnknownTaskStep))
+app.steps["worker"].update((WorkerLogStep, RequestStep, StewardStep))
+app.steps["consumer"].update((ClaimStep, ControlStep, UnknownTaskStep))
 
 
 @setup_logging.connect

@@ -62,12 +62,12 @@ def decide(facts: Facts, now: datetime.datetime) -> Decision:
         return Decision(Verdict.DONE, f"it has {facts.state}" if facts.state != State.DEAD else "it was dead-lettered")
     if facts.message_sent < facts.sent:
         return Decision(Verdict.MOVED, "it was sent again since, and goes on in another message")
-    if facts.is_revoked:
-        return Decision(Verdict.REVOKED, "revoked")
     is_held = facts.state is State.RUNNING and facts.lease_until is not None
     if is_held and facts.lease_until is not None and facts.lease_until > now:
         left = (facts.lease_until - now).total_seconds()
         return Decision(Verdict.HELD, "another attempt holds it", left)
+    if facts.is_revoked:
+        return Decision(Verdict.REVOKED, "revoked")
     if facts.state is State.WAITING and not facts.is_due_again:
         # Whoever parked it has acknowledged its message; this is a duplicate.
         return Decision(Verdict.MOVED, "it waits, and will be published again")

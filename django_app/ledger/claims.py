@@ -23,6 +23,7 @@ from django_app.ledger.states import Outcome, Report, State, target
 #: Tries to win the row from others that change it at the same moment.
 _TRIES = 10
 _BUSY_SECONDS = 5.0
+_ENDINGS = frozenset({Verdict.DEAD, Verdict.REVOKED, Verdict.EXPIRED})
 _READ = (
     "state",
     "queue",
@@ -94,6 +95,9 @@ def claim(run_id: str, claimant: Claimant) -> Claim:
                 return Claim(decision)
             continue
         if decision.verdict is not Verdict.RUN:
+            if decision.verdict in _ENDINGS and row["state"] == State.RUNNING:
+                # Its last attempt's lease is over: that is the last chapter of its story.
+                lose(run_id, row["worker"], "its lease was over", row["holder"])
             return Claim(decision)
         with transaction.atomic():
             if row["limit_key"] and claimant.limit is not None:
@@ -183,7 +187,11 @@ def _take(run_id: str, row: dict[str, Any], claimant: Claimant, now: datetime.da
         "parked_for": "",
         "celery_state": "",
     }
-    if not _unchanged(run_id, row).update(**changes):
+    free = _unchanged(run_id, row)
+    if is_taken_over:
+        # Its holder may have renewed since it was read.
+        free = free.filter(lease_until__lte=now)
+    if not free.update(**changes):
         return False
     if is_taken_over:
         _record_lost(run_id, row, now, "its lease was over, and another attempt took it")
@@ -219,17 +227,24 @@ def renew(worker: str, run_ids: Sequence[str], lease_seconds: float) -> int:
     return renewed
 
 
-def lose(run_id: str, worker: str, why: str, holder: str = "") -> bool:
-    """An attempt's process died: another may take the run at once. False where that attempt holds it no more."""
+def lose(run_id: str, worker: str, why: str, holder: str = "", *, overdue_seconds: float | None = None) -> bool:
+    """An attempt's process died: another may take the run at once. False where that attempt holds it no more.
+
+    overdue_seconds: only if its lease has been over for so long.
+    """
     with transaction.atomic():
         runs = Run.objects.filter(pk=run_id, state=State.RUNNING, worker=worker)
         if holder:
             runs = runs.filter(holder=holder)
+        if overdue_seconds is not None:
+            runs = runs.filter(lease_until__lt=Now() - datetime.timedelta(seconds=overdue_seconds))
         row = runs.annotate(now=Now()).values(*_READ, "now").first()
         if row is None:
             return False
-        moved = _unchanged(run_id, row).update(
-            state=target(Report.LOST), crashes=row["crashes"] + 1, lease_until=None, holder=""
+        moved = (
+            _unchanged(run_id, row)
+            .filter(lease_until=row["lease_until"])
+            .update(state=target(Report.LOST), crashes=row["crashes"] + 1, lease_until=None, holder="")
         )
         if moved:
             _record_lost(run_id, row, row["now"], why)
@@ -242,4 +257,8 @@ def lose_overdue(most: int, grace_seconds: float) -> list[str]:
         state=State.RUNNING, lease_until__lt=Now() - datetime.timedelta(seconds=grace_seconds)
     ).order_by("lease_until")
     found = list(overdue.values_list("pk", "worker", "holder")[:most])
-    return [pk for pk, worker, holder in found if lose(pk, worker, "its lease was over", holder)]
+    return [
+        pk
+        for pk, worker, holder in found
+        if lose(pk, worker, "its lease was over", holder, overdue_seconds=grace_seconds)
+    ]

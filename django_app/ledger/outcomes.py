@@ -16,6 +16,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from django_app.ledger import parking
+from django_app.ledger.claiming import Decision, Verdict
 from django_app.ledger.claims import Claim
 from django_app.ledger.models import Attempt, Run, UniqueRun
 from django_app.ledger.services import PUBLISH_CLAIM, REPLACED
@@ -61,11 +62,32 @@ def finish(run_id: str, report: Report, ended: Ended) -> list[Run] | None:
         "fingerprint": fingerprint(ended.error, ended.traceback) if ended.error else "",
         "parked_for": "",
     }
-    if not Run.objects.filter(pk=run_id, state__in=sources(report)).update(**fields):
+    claim = ended.claim
+    open_runs = Run.objects.filter(pk=run_id, state__in=sources(report))
+    if claim is not None and open_runs.filter(holder=claim.holder).update(**fields):
+        _close_attempt(claim, ended, now)
+        return _make_room(run_id, claim, now)
+    row = open_runs.select_for_update().values("holder", "worker", "attempts", "receives", "started_at").first()
+    if row is None:
         return None
-    if ended.claim is not None:
-        _close_attempt(ended.claim, ended, now)
-    return _make_room(run_id, ended.claim, now)
+    open_runs.update(**fields)
+    if claim is not None:
+        # It was taken over, and ends the run all the same.
+        Attempt.objects.filter(run_id=run_id, number=claim.number).delete()
+        _close_attempt(claim, ended, now)
+    if row["holder"]:
+        displaced = Claim(
+            Decision(Verdict.RUN),
+            run_id=run_id,
+            number=row["attempts"],
+            holder=row["holder"],
+            worker=row["worker"],
+            receives=row["receives"],
+            started_at=row["started_at"],
+        )
+        by = f"attempt {claim.number}" if claim is not None else "another"
+        _close_attempt(displaced, Ended(Outcome.LOST, error=f"the run was ended by {by}: {report}"), now)
+    return _make_room(run_id, claim, now)
 
 
 def record_ended(run: Run, report: Report, ended: Ended) -> bool:
@@ -109,6 +131,7 @@ def release(claim: Claim, ended: Ended, again: Run) -> Run | None:
         replacements=again.replacements,
         not_before=again.not_before,
         expires_at=again.expires_at,
+        **_limit_of(claim, again),
         publish_claimed_until=now + PUBLISH_CLAIM,
         lease_until=None,
         holder="",
@@ -121,6 +144,13 @@ def release(claim: Claim, ended: Ended, again: Run) -> Run | None:
     _close_attempt(claim, ended, now)
     again.state = target(Report.RELEASED)
     return again
+
+
+def _limit_of(claim: Claim, again: Run) -> dict[str, Any]:
+    """A retry keeps its limit, whatever key it was enqueued with; another task has its own."""
+    if again.limit_key.partition(" ")[0] == claim.limit_key.partition(" ")[0]:
+        return {}
+    return {"limit_key": again.limit_key, "limit_at_once": again.limit_at_once}
 
 
 def set_aside(claim: Claim, ended: Ended) -> bool:

@@ -11,12 +11,12 @@ import datetime
 import random
 from dataclasses import dataclass
 
-from django.db import connection
-from django.db.models import Q, QuerySet
+from django.db import connection, transaction
+from django.db.models import F, Max, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from django_app.ledger.models import Pause, Run
+from django_app.ledger.models import Attempt, Pause, Run
 from django_app.ledger.services import PUBLISH_CLAIM
 from django_app.ledger.states import Report, State, target
 
@@ -45,13 +45,25 @@ def wait_for(key: str, limit: Limit, run_id: str, now: datetime.datetime) -> tup
             return LIMIT, 0.0
     if limit.begun is not None:
         since = now - datetime.timedelta(seconds=limit.period_seconds)
-        begun = others.filter(started_at__gt=since).order_by("-started_at").values_list("started_at", flat=True)
-        recent = list(begun[: limit.begun])
-        if len(recent) >= limit.begun and recent[-1] is not None:
+        recent = _begun(key, since, limit.begun)
+        if len(recent) >= limit.begun:
             ahead = others.filter(state=State.WAITING, parked_for=RATE).count()
             first = (recent[-1] - since).total_seconds()
             return RATE, first + limit.period_seconds * (ahead // limit.begun)
     return "", 0.0
+
+
+def _begun(key: str, since: datetime.datetime, most: int) -> list[datetime.datetime]:
+    """When the newest attempts of a limit key began, newest first. A run that is tried again begins more than once."""
+    last = Run.objects.filter(limit_key=key, started_at__gt=since)
+    earlier = Attempt.objects.filter(run__limit_key=key, number__lt=F("run__attempts"), started_at__gt=since)
+    times = [
+        time
+        for begun in (last, earlier)
+        for time in begun.order_by("-started_at").values_list("started_at", flat=True)[:most]
+        if time is not None
+    ]
+    return sorted(times, reverse=True)[:most]
 
 
 def _lock(key: str) -> None:
@@ -64,7 +76,10 @@ def _lock(key: str) -> None:
 def release(key: str, most: int = 1) -> list[Run]:
     """The longest waiting runs of a limit key, made ready to be published: a slot has become free."""
     waiting = Run.objects.filter(limit_key=key, state=State.WAITING, parked_for=LIMIT)
-    return _release(waiting.order_by("created_at"), most)
+    with transaction.atomic():
+        # One that has found no slot and is just being parked must not be missed.
+        _lock(key)
+        return _release(waiting.order_by("created_at"), most)
 
 
 def release_due(most: int) -> list[Run]:
@@ -74,25 +89,29 @@ def release_due(most: int) -> list[Run]:
     tasks = [key.removeprefix("task:") for key in paused if key.startswith("task:")]
     resumed = Run.objects.filter(state=State.WAITING, parked_for=PAUSED).exclude(queue__in=queues)
     released = _release(resumed.exclude(task__in=tasks).order_by("created_at"), most)
+    held_back = Run.objects.filter(state=State.WAITING, parked_for=LIMIT)
     keys = (
-        Run.objects.filter(state=State.WAITING, parked_for=LIMIT)
-        .exclude(queue__in=queues)
+        held_back.exclude(queue__in=queues)
         .exclude(task__in=tasks)
-        .values_list("limit_key", flat=True)
-        .distinct()
+        .values("limit_key")
+        .annotate(at_once=Max("limit_at_once"))
     )
-    for key in list(keys[:most]):
-        # One is enough to start with: each that ends releases the next, and one that must wait is parked again.
-        if not Run.objects.filter(
+    for row in list(keys[:most]):
+        # Those that have been released and not begun yet count as well.
+        under_way = Run.objects.filter(
             Q(state=State.PENDING) | Q(state=State.QUEUED) | Q(state=State.RUNNING, lease_until__gt=Now()),
-            limit_key=key,
-        ).exists():
-            released += release(key)
+            limit_key=row["limit_key"],
+        ).count()
+        room = (row["at_once"] or 1) - under_way
+        if room > 0:
+            released += release(row["limit_key"], room)
     return released
 
 
+@transaction.atomic
 def _release(waiting: QuerySet[Run], most: int) -> list[Run]:
-    ids = list(waiting.values_list("pk", flat=True)[:most])
+    # Not those that another changes at this moment: it may be releasing them, and there is room for others.
+    ids = list(waiting.select_for_update(skip_locked=True).values_list("pk", flat=True)[:most])
     if not ids:
         return []
     now = timezone.now()

@@ -68,7 +68,7 @@ def record_arrived(run: Run) -> None:
     """Insert a run whose message came from elsewhere: EventBridge, or a producer without Django."""
     run.state = State.QUEUED
     run.created_at = run.published_at = run.publish_claimed_until = timezone.now()
-    Run.objects.bulk_create([run], ignore_conflicts=True)
+    Run.objects.bulk_create(sealed([run]), ignore_conflicts=True)
 
 
 def is_due(run: Run, now: datetime.datetime) -> bool:

@@ -70,5 +70,9 @@ def of(task_id: str) -> Current | None:
 
 def describe(error: BaseException) -> str:
     """An error in one line: its class and message."""
-    message = "".join(traceback.format_exception_only(error)).strip().partition("\n")[0]
-    return message.replace("\x00", "")
+    return storable("".join(traceback.format_exception_only(error)).strip().partition("\n")[0])
+
+
+def storable(text: Any) -> str:
+    """What every database can keep of a text: Postgres refuses NUL, and nobody encodes half a surrogate pair."""
+    return str(text).replace("\x00", "").encode("utf-8", "replace").decode() if text else ""

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import InterfaceError, InternalError, OperationalError, connection, transaction
 from kombu.utils.json import dumps
 
-from django_app.ledger import outcomes, services
+from django_app.ledger import outcomes, parking, services
 from django_app.ledger.models import Run
 from django_app.ledger.outcomes import Ended
 from django_app.ledger.states import Outcome, Report
@@ -23,8 +23,8 @@ from tasks.runtime.attempts import Current
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-#: What the database raises while it is away, or busy.
-AWAY = (OperationalError, InterfaceError)
+#: What the database raises while it is away, or busy; an InternalError where a failover has made it read-only.
+AWAY = (OperationalError, InterfaceError, InternalError)
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
@@ -124,8 +124,15 @@ def release(attempt: Current, again: Run, ended: Ended) -> None:
         released = outcomes.release(attempt.claim, ended, services.sealed([again])[0])
         if released is not None:
             recording.publish_after_commit([released])
+            _free_slot(attempt)
 
     transact(attempt, work)
+
+
+def _free_slot(attempt: Current) -> None:
+    """Let another run of its limit key begin, since this one is at work no longer."""
+    if attempt.claim.limit_key:
+        recording.publish_after_commit(parking.release(attempt.claim.limit_key))
 
 
 def set_aside(attempt: Current) -> None:
@@ -138,6 +145,7 @@ def set_aside(attempt: Current) -> None:
                 call()
             for run in attempt.aside:
                 recording.record(run)
+            _free_slot(attempt)
 
     transact(attempt, work)
 
@@ -145,14 +153,14 @@ def set_aside(attempt: Current) -> None:
 def hand_back(attempt: Current) -> None:
     """The attempt gives its message back."""
     ended = Ended(Outcome.HANDED_BACK, claim=attempt.claim, log_tail=attempt.log_tail)
-    transact(attempt, lambda: outcomes.hand_back(attempt.claim, ended))
 
+    def work() -> None:
+        if outcomes.hand_back(attempt.claim, ended):
+            _free_slot(attempt)
 
-def without_nul(text: Any) -> str:
-    """What Postgres can keep of a text."""
-    return str(text).replace("\x00", "") if text else ""
+    transact(attempt, work)
 
 
 def failed(outcome: Outcome, error: BaseException, traceback: Any, result: str) -> Ended:
     """How an attempt ended that failed."""
-    return Ended(outcome, error=attempts.describe(error), traceback=without_nul(traceback), result=result)
+    return Ended(outcome, error=attempts.describe(error), traceback=attempts.storable(traceback), result=result)

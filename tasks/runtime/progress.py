@@ -51,7 +51,7 @@ def report(task: Any, done: int, total: int | None, note: str) -> None:
     attempt = attempts.of(task.request.id or "")
     if attempt is None:
         return
-    progress = Progress(done, total, str(note).replace("\x00", "")[:_LONGEST_NOTE])
+    progress = Progress(done, total, attempts.storable(note)[:_LONGEST_NOTE])
     now = time.monotonic()
     is_last = total is not None and done == total
     if not is_last and now - attempt.progress_saved_at < _EVERY_SECONDS:

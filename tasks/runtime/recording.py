@@ -82,6 +82,7 @@ def describe_run(name: str, headers: dict[str, Any], body: Any, queue: str, aske
     args, kwargs, embed = body if isinstance(body, tuple | list) and len(body) == 3 else ((), {}, {})
     task = current_app.tasks.get(name)
     embed = embed or {}
+    limit = limits.of(task) if task is not None else None
     return Run(
         id=headers["id"],
         task=name,
@@ -98,10 +99,22 @@ def describe_run(name: str, headers: dict[str, Any], body: Any, queue: str, aske
         schedule=headers.get("schedule") or "",
         tenant=headers.get("tenant") or "",
         requested_by=headers.get("requested_by") or "",
-        stamps={key: (headers.get("stamps") or {}).get(key) for key in headers.get("stamped_headers") or ()},
+        stamps=_stamps(headers),
         limit_key=limits.key_of(task, args, kwargs, asked.get("concurrency_key")),
+        limit_at_once=limit.at_once if limit is not None else None,
         unique_key=asked.get("unique_key") or "",
     )
+
+
+def _stamps(headers: dict[str, Any]) -> dict[str, list[str]]:
+    """Stamped headers, name to values, as text."""
+    stamps = headers.get("stamps") or {}
+    found = {}
+    for header in headers.get("stamped_headers") or ():
+        value = stamps.get(header)
+        values = value if isinstance(value, list | tuple | set | frozenset) else [value]
+        found[attempts.storable(header)] = [attempts.storable(each) for each in values if each is not None]
+    return found
 
 
 def _time(text: Any) -> datetime | None:
@@ -111,15 +124,25 @@ def _time(text: Any) -> datetime | None:
     return time if time.tzinfo else time.replace(tzinfo=timezone.get_current_timezone())
 
 
+def parameters_of(name: str) -> tuple[str, ...]:
+    """Names of a task's positional parameters; none for a task that is unknown here."""
+    return _parameters(current_app.tasks.get(name))
+
+
 @lru_cache(maxsize=1000)
 def _parameters(task: Any) -> tuple[str, ...]:
     """Names of a task's positional parameters."""
     if task is None:
         return ()
     try:
-        return tuple(inspect.signature(task.run).parameters)
+        parameters = inspect.signature(task.run).parameters.values()
     except (TypeError, ValueError):
         return ()
+    names: list[str] = []
+    for parameter in parameters:
+        # All that `*tokens` takes goes by its name.
+        names += [parameter.name] * (redaction.MOST_ITEMS if parameter.kind is parameter.VAR_POSITIONAL else 1)
+    return tuple(names)
 
 
 def is_recorded(task: Any, asked: bool | None, is_chord_part: bool = False) -> bool:

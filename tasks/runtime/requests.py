@@ -18,7 +18,7 @@ from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 from celery.worker.state import task_ready
 
-from tasks.runtime import verdicts
+from tasks.runtime import steward, verdicts
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +30,6 @@ _UNKNOWN_TRIES = 7
 _FIRST_UNKNOWN_PAUSE_SECONDS = 10
 _LONGEST_UNKNOWN_PAUSE_SECONDS = 300
 _CELERYS = "celery.worker.request:Request"
-
-
-def _steward() -> Any:
-    try:
-        from tasks.runtime import steward
-    except ImportError:
-        return None
-    return steward.current()
 
 
 class RequestStep(bootsteps.Step):
@@ -55,7 +47,7 @@ class RequestStep(bootsteps.Step):
 
 def tell_dead(task_id: str | None, reason: str) -> None:
     """The broker's dead_letter_hook: the run ends as dead, unless it has ended."""
-    told = _steward()
+    told = steward.current()
     if told is not None and task_id is not None:
         told.finish("dead", {"id": task_id}, {"type": "WorkerLostError", "message": reason}, lambda: None)
 
@@ -124,6 +116,8 @@ class Request(_Request):  # type: ignore[misc]
                 traceback=exc_info.traceback,
                 einfo=exc_info,
             )
+        elif isinstance(error, TimeLimitExceeded) and self._is_told_of_its_timeout:
+            return  # on_timeout follows at once, which acknowledges only what is recorded
         else:
             if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt) and self._is_recorded:
                 # Told before the message shows again, so that whoever gets it finds the way free.
@@ -131,11 +125,15 @@ class Request(_Request):  # type: ignore[misc]
             super().on_failure(exc_info, send_failed_event, return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        if soft or state.should_terminate or not self._is_recorded or _steward() is None:
+        if soft or not self._is_told_of_its_timeout:
             super().on_timeout(soft, timeout)
             return
         task_ready(self)
         log.error("Hard time limit (%ss) exceeded for %s[%s]", timeout, self.name, self.id)
+        if self.task.acks_late and not self.task.acks_on_timeout:
+            self._tell_lost(f"its hard time limit of {timeout} s was over, and the task wants to run again")
+            self.reject(requeue=True)
+            return
         error = TimeLimitExceeded(timeout)
         self._finish("failed", error)
         signals.task_failure.send(
@@ -148,8 +146,12 @@ class Request(_Request):  # type: ignore[misc]
             einfo=None,
         )
 
+    @property
+    def _is_told_of_its_timeout(self) -> bool:
+        return not state.should_terminate and self._is_recorded and steward.current() is not None
+
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
-        if not self._is_recorded or _steward() is None:
+        if not self._is_recorded or steward.current() is None:
             super()._announce_revoked(reason, terminated, signum, expired)
             return
         task_ready(self)
@@ -172,16 +174,17 @@ class Request(_Request):  # type: ignore[misc]
         channel = getattr(self.message, "receiving_channel", None)
         if channel is not None:
             channel.consuming.keep(self.message.delivery_tag)
-        told = _steward()
         facts = {"type": type(error).__name__, "message": str(error)}
-        told.finish(kind, dict(self._context.__dict__), facts, self._acknowledge_at_last)
+        told = steward.current()
+        if told is not None:
+            told.finish(kind, dict(self._context.__dict__), facts, self._acknowledge_at_last)
 
     def _acknowledge_at_last(self) -> None:
         if self.task.acks_late:
             self.acknowledge()
 
     def _tell_lost(self, why: str) -> None:
-        told = _steward()
+        told = steward.current()
         if told is not None:
             told.lost(self.id, why)
 

@@ -30,7 +30,7 @@ from django_app.ledger.models import Attempt, Run
 from django_app.ledger.outcomes import Ended
 from django_app.ledger.states import FINAL, Outcome, Report, State
 from serverless.objects import ObjectMissingError
-from tasks.runtime import attempts, endings, recording
+from tasks.runtime import attempts, endings, recording, steward
 from tasks.runtime.attempts import Current
 
 log = structlog.get_logger(__name__)
@@ -62,6 +62,10 @@ _OUTCOMES = {
     Report.EXPIRED: Outcome.REVOKED,
     Report.DEAD: Outcome.DEAD,
 }
+
+
+class ResultMissingError(LookupError):
+    """A run has succeeded, and its result is no longer in the bucket."""
 
 
 class WaitsForItselfError(RuntimeError):
@@ -238,7 +242,7 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
         if state in states.EXCEPTION_STATES:
             described = result if isinstance(result, dict) else {}
             error = f"{described.get('exc_type', state)}: {described.get('exc_message', '')}"
-        ended = Ended(_OUTCOMES[report], error=error, traceback=endings.without_nul(traceback), result=kept)
+        ended = Ended(_OUTCOMES[report], error=error, traceback=attempts.storable(traceback), result=kept)
         self._end(task_id, report, ended, lambda: None, request)
         return result
 
@@ -345,10 +349,14 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
         status = _AS_CELERY[State(run.state)]
         if run.celery_state:
             status = run.celery_state
+        try:
+            result = self._result(run, status)
+        except ObjectMissingError as error:
+            status, result = states.FAILURE, self.prepare_exception(ResultMissingError(f"run {task_id}: {error}"))
         meta: dict[str, Any] = {
             "task_id": task_id,
             "status": status,
-            "result": self._result(run, status),
+            "result": result,
             "traceback": _traceback(run) if status in states.EXCEPTION_STATES else None,
             "children": [result_from_tuple(each, self.app) for each in loads(run.children or "[]")],
             "date_done": run.finished_at.isoformat() if run.finished_at else None,
@@ -365,10 +373,7 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
         return decoded
 
     def _result(self, run: Run, status: str) -> Any:
-        try:
-            text = payloads.read(run.result)
-        except ObjectMissingError as error:
-            return {"exc_type": "ResultMissing", "exc_message": str(error), "exc_module": "celery.exceptions"}
+        text = payloads.read(run.result)
         if text is not None:
             return self.decode(text)
         if status in states.EXCEPTION_STATES:
@@ -380,8 +385,12 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
         return None
 
     def wait_for_pending(self, result: Any, *args: Any, **options: Any) -> Any:
-        _refuse_to_wait([result.id])
+        _refuse_to_wait(_with_ancestors(result))
         return super().wait_for_pending(result, *args, **options)
+
+    def iter_native(self, result: Any, *args: Any, **options: Any) -> Any:
+        _refuse_to_wait(_with_ancestors(result))
+        return super().iter_native(result, *args, **options)
 
     def get_many(  # noqa: PLR0917 - Celery's signature
         self,
@@ -452,9 +461,7 @@ def _is_unrecorded(request: Any) -> bool:
 
 def _told_the_steward(request: Any, error: BaseException) -> bool:
     """In a worker's main process: leave it to the steward. For what a Request of ours has not seen to itself."""
-    from tasks.runtime import requests
-
-    told = requests._steward()
+    told = steward.current()
     if told is None or attempts.current.get() is not None:
         return False
     told.finish("failed", dict(request.__dict__), {"type": type(error).__name__, "message": str(error)}, lambda: None)
@@ -475,15 +482,23 @@ def _traceback(run: Run) -> str | None:
     return last or None
 
 
+def _with_ancestors(result: Any) -> Iterator[str]:
+    """Ids of what must end before a result is there: itself, a group's members, and all that comes before them."""
+    left = [result]
+    while left:
+        each = left.pop()
+        if each is None:
+            continue
+        yield each.id
+        left += [each.parent, *(getattr(each, "results", None) or ())]
+
+
 def _refuse_to_wait(task_ids: Iterable[str]) -> None:
     if not connection.in_atomic_block:
         return
     for task_id in task_ids:
-        if recording.is_unsent(task_id):
+        if recording.is_unsent(task_id) and not Run.objects.filter(pk=task_id, state__in=FINAL).exists():
             raise WaitsForItselfError(
                 f"run {task_id} is enqueued in the transaction that is still open here, so nobody can work on it "
                 "before its commit: leave the atomic() block before you call get()."
             )
-
-
-from tasks.runtime.reports import end_orphan, finish_for_main, revoke_runs  # noqa: E402, F401 - until callers moved

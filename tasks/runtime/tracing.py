@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 import uuid as uuids
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -107,7 +108,7 @@ class _LogTail(logging.Handler):
             message = record.msg if isinstance(record.msg, dict) else {"event": record.getMessage()}
             fields = " ".join(f"{key}={value}" for key, value in message.items() if key not in _HIDDEN_FIELDS)
             line = f"{record.levelname} {record.name}: {message.get('event', '')} {fields}"
-            attempt.log.append(line.rstrip().replace("\x00", "")[:500])
+            attempt.log.append(attempts.storable(line.rstrip())[:500])
         except Exception:  # a log line must never fail a task
             self.handleError(record)
 
@@ -142,16 +143,22 @@ class Claiming:
         """The claim with which to run; None where the message is to be acknowledged. Raises HandBack."""
         from django.db import Error, connection
 
-        for may_repeat in (True, False):
+        tries = 0
+        while True:
             try:
                 return self._decide(uuid, args, kwargs, request)
             except Error as error:
                 # The connection may be an old one that was cut while nothing was asked of it.
                 connection.close()
-                if not may_repeat:
-                    log.error("run_not_claimed", task=self._task.name, task_id=uuid, error=str(error))
-                    raise verdicts.HandBack("the database is away", random.uniform(*_DATABASE_AWAY_SECONDS)) from error
-        raise AssertionError("unreachable")
+                tries += 1
+                if tries == 1:
+                    continue
+                log.error("run_not_claimed", task=self._task.name, task_id=uuid, error=str(error))
+                pause = random.uniform(*_DATABASE_AWAY_SECONDS)
+                if self._task.acks_late:
+                    raise verdicts.HandBack("the database is away", pause) from error
+                # Its message is acknowledged already, so there is nothing to hand back.
+                time.sleep(pause)
 
     def _decide(self, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Claim | None:
         from django_app.ledger import claims

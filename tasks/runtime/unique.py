@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from celery import current_app
 from celery.result import AsyncResult
-from django.conf import settings
 from django.db import transaction
 from kombu.utils.uuid import uuid
 
@@ -14,6 +14,7 @@ from django_app.ledger import uniqueness
 from tasks.runtime import recording
 
 _LONGEST_KEY = 150
+_LONGEST_SECONDS = 10 * 366 * 86400
 
 
 class UniqueKeyError(ValueError):
@@ -27,11 +28,16 @@ def check(name: str, key: Any, seconds: Any, options: dict[str, Any]) -> None:
             f"task {name}: unique_key={key!r} must be a text of 1 to {_LONGEST_KEY} characters; "
             "make one of the arguments that make the run what it is."
         )
-    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0):
+    if "\x00" in key or key.encode("utf-8", "replace").decode() != key:
+        raise UniqueKeyError(f"task {name}: unique_key={key!r} holds characters that the database cannot keep.")
+    if seconds is not None and (
+        isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= _LONGEST_SECONDS
+    ):
         raise UniqueKeyError(
-            f"task {name}: unique_for={seconds!r} must be seconds above 0, or None: until the run ends."
+            f"task {name}: unique_for={seconds!r} must be seconds above 0 and up to ten years, "
+            "or None: until the run ends."
         )
-    if options.get("recorded") is False or not settings.RECORD_RUNS:
+    if not recording.is_recorded(current_app.tasks.get(name), options.get("recorded"), bool(options.get("chord"))):
         raise UniqueKeyError(f"task {name}: unique_key needs a recorded run, and this one is not recorded.")
 
 

@@ -69,9 +69,13 @@ class Worker:
                 continue
         self.process.wait(10)
 
+    def children(self) -> list[psutil.Process]:
+        """Its child processes: those of a prefork pool, and its steward."""
+        return psutil.Process(self.process.pid).children()
+
     def pool(self) -> list[psutil.Process]:
         """Its child processes (prefork)."""
-        return psutil.Process(self.process.pid).children()
+        return [each for each in self.children() if "tasks.runtime.steward" not in each.cmdline()]
 
 
 @dataclass

@@ -20,6 +20,7 @@ class Run(models.Model):
     publish_claimed_until: until then somebody is publishing it, and nobody else need try.
     retries, replacements: how often its task sent it again, or another signature in its place.
     limit_key: runs of one key share a limit of how many run at once, see ledger.parking.
+    limit_at_once: that limit, as it was when the run was enqueued.
     parked_for: why it is waiting.
     attempts: how many have begun, lost ones included. crashes: how many of them were lost.
     holder: names the attempt that may run it; lease_until: until when, unless it is renewed.
@@ -52,6 +53,7 @@ class Run(models.Model):
     stamps = models.JSONField(default=dict, blank=True)
 
     limit_key = models.CharField(max_length=255, blank=True)
+    limit_at_once = models.PositiveIntegerField(null=True)
     parked_for = models.CharField(max_length=20, blank=True)
 
     created_at = models.DateTimeField()
