@@ -21,6 +21,7 @@ class Verdict(StrEnum):
     EXPIRED = "expired"  # end it as expired: acknowledge
     PARK = "park"  # record that it waits: acknowledge
     DEAD = "dead"  # it crashed too often: dead-letter it
+    DEAD_BEFORE = "dead before"  # and this is recorded: dead-letter it
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,11 @@ def decide(facts: Facts, now: datetime.datetime) -> Decision:
 
     A run that another attempt holds is handed back until that attempt's lease is over, and taken over after.
     """
+    if facts.state is State.DEAD and facts.message_sent == facts.sent:
+        # Its worker died between the record and the move, or somebody sent it back by hand.
+        return Decision(Verdict.DEAD_BEFORE, "it was dead-lettered before; retry it to run it again")
     if facts.state in FINAL:
-        return Decision(Verdict.DONE, f"it has {facts.state}" if facts.state != State.DEAD else "it was dead-lettered")
+        return Decision(Verdict.DONE, f"it has ended: {facts.state}")
     if facts.message_sent < facts.sent:
         return Decision(Verdict.MOVED, "it was sent again since, and goes on in another message")
     is_held = facts.state is State.RUNNING and facts.lease_until is not None

@@ -90,14 +90,16 @@ def claim(run_id: str, claimant: Claimant) -> Claim:
             raise RunMissingError(run_id)
         row, now = seen
         decision = decide(_facts(row, claimant), now)
+        ends_or_waits = decision.verdict in _ENDINGS or decision.verdict is Verdict.PARK
+        if ends_or_waits and row["state"] == State.RUNNING:
+            # Its last attempt's lease is over: first comes the last chapter of its story.
+            lose(run_id, row["worker"], "its lease was over", row["holder"], overdue_seconds=0)
+            continue
         if decision.verdict is Verdict.PARK:
             if _park(run_id, row, decision.reason):
                 return Claim(decision)
             continue
         if decision.verdict is not Verdict.RUN:
-            if decision.verdict in _ENDINGS and row["state"] == State.RUNNING:
-                # Its last attempt's lease is over: that is the last chapter of its story.
-                lose(run_id, row["worker"], "its lease was over", row["holder"])
             return Claim(decision)
         with transaction.atomic():
             if row["limit_key"] and claimant.limit is not None:

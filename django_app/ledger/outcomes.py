@@ -73,8 +73,7 @@ def finish(run_id: str, report: Report, ended: Ended) -> list[Run] | None:
     open_runs.update(**fields)
     if claim is not None:
         # It was taken over, and ends the run all the same.
-        Attempt.objects.filter(run_id=run_id, number=claim.number).delete()
-        _close_attempt(claim, ended, now)
+        _close_attempt_anew(claim, ended, now)
     if row["holder"]:
         displaced = Claim(
             Decision(Verdict.RUN),
@@ -115,12 +114,13 @@ def _make_room(run_id: str, claim: Claim | None, now: datetime.datetime) -> list
 
 
 def release(claim: Claim, ended: Ended, again: Run) -> Run | None:
-    """An attempt has sent its run again: the run, to be published anew. None where that attempt holds it no more.
+    """An attempt has sent its run again: the run, to be published anew. None where another has taken it over.
 
     again: the run as the new message has it.
     """
     now = timezone.now()
-    moved = _of(claim).update(
+    again.publish_claimed_until = now + PUBLISH_CLAIM
+    moved = _of_or_given_up(claim).update(
         state=target(Report.RELEASED),
         message=again.message,
         task=again.task,
@@ -132,7 +132,7 @@ def release(claim: Claim, ended: Ended, again: Run) -> Run | None:
         not_before=again.not_before,
         expires_at=again.expires_at,
         **_limit_of(claim, again),
-        publish_claimed_until=now + PUBLISH_CLAIM,
+        publish_claimed_until=again.publish_claimed_until,
         lease_until=None,
         holder="",
         result=ended.result,
@@ -141,7 +141,7 @@ def release(claim: Claim, ended: Ended, again: Run) -> Run | None:
     )
     if not moved:
         return None
-    _close_attempt(claim, ended, now)
+    _close_attempt_anew(claim, ended, now)
     again.state = target(Report.RELEASED)
     return again
 
@@ -155,9 +155,9 @@ def _limit_of(claim: Claim, again: Run) -> dict[str, Any]:
 
 def set_aside(claim: Claim, ended: Ended) -> bool:
     """Another signature goes on under the run's id: it waits for that one to be sent."""
-    moved = _of(claim).update(state=target(Report.PARKED), parked_for=REPLACED, lease_until=None, holder="")
+    moved = _of_or_given_up(claim).update(state=target(Report.PARKED), parked_for=REPLACED, lease_until=None, holder="")
     if moved:
-        _close_attempt(claim, ended, timezone.now())
+        _close_attempt_anew(claim, ended, timezone.now())
     return bool(moved)
 
 
@@ -171,6 +171,18 @@ def hand_back(claim: Claim, ended: Ended) -> bool:
 
 def _of(claim: Claim) -> QuerySet[Run]:
     return Run.objects.filter(pk=claim.run_id, state=State.RUNNING, holder=claim.holder)
+
+
+def _of_or_given_up(claim: Claim) -> QuerySet[Run]:
+    """As above; and where it was given up for lost and no other has taken the run: what it sends is all there is."""
+    is_given_up = Q(state=State.LOST, attempts=claim.number)
+    return Run.objects.filter(Q(state=State.RUNNING, holder=claim.holder) | is_given_up, pk=claim.run_id)
+
+
+def _close_attempt_anew(claim: Claim, ended: Ended, now: datetime.datetime) -> None:
+    """Of an attempt that may have been told as lost."""
+    Attempt.objects.filter(run_id=claim.run_id, number=claim.number).delete()
+    _close_attempt(claim, ended, now)
 
 
 def _close_attempt(claim: Claim, ended: Ended, now: datetime.datetime) -> None:

@@ -33,6 +33,8 @@ _OF_A_MESSAGE = (
     "replacements",
     "not_before",
     "expires_at",
+    "limit_key",
+    "limit_at_once",
 )
 
 
@@ -85,13 +87,21 @@ def surviving(ids: Iterable[str]) -> set[str]:
     return found
 
 
-def mark_published(ids: Sequence[str]) -> int:
-    """SQS has their messages; how many had not been marked before. Safe to repeat and to come late."""
+def mark_published(runs: Sequence[Run]) -> int:
+    """SQS has their messages; how many had not been marked before. Safe to repeat and to come late.
+
+    runs: as they were published. One that was sent again since, and waits for that message to be published, has another
+    claim on its publishing by now.
+    """
     marked = 0
-    for start in range(0, len(ids), _AT_ONCE):
-        marked += Run.objects.filter(pk__in=ids[start : start + _AT_ONCE], state__in=sources(Report.PUBLISHED)).update(
-            state=target(Report.PUBLISHED), published_at=timezone.now()
+    for start in range(0, len(runs), _AT_ONCE):
+        some = runs[start : start + _AT_ONCE]
+        published = Run.objects.filter(
+            pk__in=[run.pk for run in some],
+            publish_claimed_until__in={run.publish_claimed_until for run in some},
+            state__in=sources(Report.PUBLISHED),
         )
+        marked += published.update(state=target(Report.PUBLISHED), published_at=timezone.now())
     return marked
 
 

@@ -28,6 +28,8 @@ log = logging.getLogger("serverless.broker")
 #: After a crash the message stays hidden for this, doubling with each receive.
 _FIRST_CRASH_PAUSE_SECONDS = 2
 _LONGEST_CRASH_PAUSE_SECONDS = 900
+#: SQS hides a message for twelve hours at most, counted from its receive.
+_LONGEST_HIDING_SECONDS = 11 * 3600
 #: Below this count no redrive policy of any use has its maximum.
 _FEWEST_MAX_RECEIVES = 2
 _REDRIVE_PAUSE_SECONDS = 10.0
@@ -205,7 +207,8 @@ class Consuming:
         there the policy's maximum must be high.)
         """
         delivery.went_back = True
-        self._settle(delivery, lambda: self._show(delivery, seconds), done=False)
+        hidden = min(seconds, _LONGEST_HIDING_SECONDS)
+        self._settle(delivery, lambda: self._show(delivery, hidden), done=False)
 
     def _show(self, delivery: Delivery, seconds: int) -> None:
         most = delivery.max_receives

@@ -199,7 +199,7 @@ class LeaseKeeper(threading.Thread):
             failure = failures.get(index)
             if failure is None:
                 delivery.renewed_at = began
-                if delivery.task_id and delivery.state is State.HELD:
+                if delivery.task_id and delivery.begun and delivery.state is State.HELD:
                     renewed.append(delivery.task_id)
             elif befell is None and not failure.passing:
                 self._lose(delivery, failure.reason)

@@ -100,7 +100,8 @@ class Options:
     claim_check: for large bodies. Default none: a message over 1 MiB is refused.
     delay_hook: called with (queue name, envelope, seconds) for a delay over 900 s; it keeps the message.
         Default none: such a delay is refused.
-    lease_hook: called with the task ids whose messages were renewed, by the thread that renews. Default none.
+    lease_hook: called with the ids of the tasks at work whose messages were renewed, by the thread that renews. Default
+        none.
     dead_letter_hook: called with (task id or None, reason) of each message that goes to the dead-letter queue, by any
         thread: it must not block. Default none.
     liveness_file: rewritten every few seconds with the times of the last receive. Default none.

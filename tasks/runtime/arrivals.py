@@ -12,7 +12,7 @@ from tasks.runtime import publishing, recording
 #: What a request holds beside its message's headers.
 _NOT_HEADERS = frozenset(
     {"args", "kwargs", "delivery_info", "properties", "hostname", "reply_to", "correlation_id", "callbacks", "errbacks"}
-    | {"chain", "chord", "is_eager", "loglevel", "logfile", "headers", "called_directly"}
+    | {"chain", "chord", "is_eager", "loglevel", "logfile", "headers", "called_directly", "holder"}
 )
 
 

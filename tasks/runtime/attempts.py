@@ -75,4 +75,4 @@ def describe(error: BaseException) -> str:
 
 def storable(text: Any) -> str:
     """What every database can keep of a text: Postgres refuses NUL, and nobody encodes half a surrogate pair."""
-    return str(text).replace("\x00", "").encode("utf-8", "replace").decode() if text else ""
+    return str(text).replace("\x00", "").encode("utf-8", "replace").decode() if text is not None else ""

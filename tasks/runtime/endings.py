@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
 from django.db import InterfaceError, InternalError, OperationalError, connection, transaction
 from kombu.utils.json import dumps
 
@@ -38,6 +40,10 @@ def persistently(work: Callable[[], T]) -> T:
     while True:
         try:
             return work()
+        except SoftTimeLimitExceeded:
+            if connection.in_atomic_block:
+                raise
+            # The task's own work is over; what is left must be recorded.
         except (*AWAY, *aws.ERRORS) as error:
             if connection.in_atomic_block or (isinstance(error, aws.ERRORS) and not aws.is_passing(error)):
                 raise
@@ -45,7 +51,8 @@ def persistently(work: Callable[[], T]) -> T:
             log.warning("outcome_not_recorded_yet", error=str(error), tries=tries)
             if isinstance(error, AWAY):
                 connection.close()
-            time.sleep(random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE_SECONDS, 0.05 * 2 ** min(tries, 10)))
+            with contextlib.suppress(SoftTimeLimitExceeded):
+                time.sleep(random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE_SECONDS, 0.05 * 2 ** min(tries, 10)))
 
 
 def transact(attempt: Current | None, work: Callable[[], Any]) -> None:

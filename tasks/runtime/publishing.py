@@ -69,6 +69,6 @@ def _publish(runs: Sequence[Run]) -> int:
     except (OperationalError, OSError, *aws.ERRORS) as error:
         log.warning("runs_not_published", runs=len(runs), error=str(error))
         return 0
-    sent = [run.pk for run in runs if run.pk not in unsent]
+    sent = [run for run in runs if run.pk not in unsent]
     services.mark_published(sent)
     return len(sent)

@@ -36,8 +36,11 @@ def finish_for_main(kind: str, request: dict[str, Any], error: dict[str, Any]) -
         if run is not None:
             end_unsent(run, Report.DEAD, error["message"])
         return
+    holder = request.get("holder") or ""
+    if holder and Run.objects.filter(pk=task_id, state=State.RUNNING).exclude(holder=holder).exists():
+        return  # another attempt has taken the run over, and speaks for itself
     backend: Any = current_app.backend
-    token = attempts.current.set(_claimed_attempt(task_id))
+    token = attempts.current.set(_claimed_attempt(task_id, request.get("holder") or ""))
     try:
         if kind == "failed":
             failure = _ERRORS.get(error["type"], RuntimeError)(error["message"])
@@ -49,10 +52,10 @@ def finish_for_main(kind: str, request: dict[str, Any], error: dict[str, Any]) -
         attempts.current.reset(token)
 
 
-def _claimed_attempt(run_id: str) -> Current | None:
-    """The attempt that has claimed a run and cannot speak for itself any more."""
+def _claimed_attempt(run_id: str, holder: str) -> Current | None:
+    """The attempt that has claimed a run and cannot speak for itself any more. holder: its name, if that is known."""
     run = Run.objects.filter(pk=run_id, state=State.RUNNING).first()
-    if run is None:
+    if run is None or (holder and run.holder != holder):
         return None
     claim = Claim(
         Decision(Verdict.RUN),

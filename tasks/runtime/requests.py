@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +88,11 @@ class Request(_Request):  # type: ignore[misc]
     """Celery's, told by the ledger's verdicts."""
 
     acknowledged: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Of this one execution: what is said of it late must not strike another.
+        self._request_dict["holder"] = uuid.uuid4().hex
 
     def revoked(self) -> bool:
         """Whether it was revoked or has expired: the claim knows, which reads what was revoked while we were down."""
@@ -186,7 +192,7 @@ class Request(_Request):  # type: ignore[misc]
     def _tell_lost(self, why: str) -> None:
         told = steward.current()
         if told is not None:
-            told.lost(self.id, why)
+            told.lost(self.id, why, self._request_dict["holder"])
 
     def _hand_back(self, seconds: float) -> None:
         self._settle(lambda consuming, tag: consuming.returned(tag, math.ceil(seconds)), requeue=True)

@@ -489,8 +489,9 @@ def _with_ancestors(result: Any) -> Iterator[str]:
         each = left.pop()
         if each is None:
             continue
-        yield each.id
-        left += [each.parent, *(getattr(each, "results", None) or ())]
+        if getattr(each, "id", None):
+            yield each.id
+        left += [getattr(each, "parent", None), *(getattr(each, "results", None) or ())]
 
 
 def _refuse_to_wait(task_ids: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 from celery.contrib.django.task import DjangoTask
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, transaction
 
 from serverless import aws
 
@@ -26,6 +26,11 @@ class RunTask(DjangoTask):
         from tasks.runtime import progress
 
         progress.report(self, done, total, note)
+
+    def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
+        """Celery's own, in one transaction: a chord must not await a part that was never enqueued."""
+        with transaction.atomic():
+            return super().add_to_chord(sig, lazy)  # type: ignore[call-overload]
 
 
 class Task(RunTask):

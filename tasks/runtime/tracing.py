@@ -166,7 +166,7 @@ class Claiming:
         from tasks.runtime import limits
 
         claimant = claims.Claimant(
-            holder=uuids.uuid4().hex,
+            holder=request.get("holder") or uuids.uuid4().hex,
             worker=request.get("hostname") or "",
             lease_seconds=TOPOLOGY.lease_seconds,
             receives=_receives(request),
@@ -196,6 +196,8 @@ class Claiming:
                 raise verdicts.HandBack(decision.reason, decision.seconds + _AFTER_LEASE_SECONDS)
             case Verdict.REVOKED | Verdict.EXPIRED:
                 self._end_unrun(uuid, args, kwargs, request, decision.verdict)
+            case Verdict.DEAD_BEFORE:
+                raise verdicts.DeadLetter(decision.reason)
             case Verdict.DEAD:
                 self._dead_letter(uuid, args, kwargs, request, decision.reason)
         return None

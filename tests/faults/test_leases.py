@@ -129,7 +129,7 @@ def test_a_lost_lease_is_told_and_the_late_acknowledgement_tolerated(works, pool
 def test_the_lease_hook_hears_of_every_renewed_task(works):
     works.add_queue("work", prefetch=10)
     works.options["lease_hook"] = "tests.faults.app:on_renewal"
-    put(works, [envelope(task=NAP, args=[1, number]) for number in range(2)])
+    put(works, [envelope(task=NAP, args=[3, number]) for number in range(2)])
     works.start_worker(concurrency=1)
     works.await_empty(seconds=15)
     renewed = {trace.task_id for trace in works.traces("renewed")}
