@@ -120,6 +120,8 @@ app.conf.update(
     worker_send_task_events=False,
     # By way of the database, see tasks.runtime.control: SQS has no broadcast.
     worker_enable_remote_control=True,
+    # Else Celery closes the database connection before and after each task; tasks.runtime.tracing sees to old ones.
+    CELERY_DB_REUSE_MAX=1_000_000,
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
     timezone="UTC",

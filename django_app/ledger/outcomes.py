@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
@@ -97,9 +98,11 @@ def record_ended(run: Run, report: Report, ended: Ended) -> bool:
     run.result, run.children, run.celery_state = ended.result, ended.children, ended.celery_state
     run.error = ended.error[:_LONGEST_ERROR]
     run.fingerprint = fingerprint(ended.error, ended.traceback) if ended.error else ""
-    if Run.objects.filter(pk=run.pk).exists():
+    try:
+        with transaction.atomic():
+            run.save(force_insert=True)
+    except IntegrityError:
         return False
-    Run.objects.bulk_create([run], ignore_conflicts=True)
     return True
 
 

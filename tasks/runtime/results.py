@@ -29,6 +29,7 @@ from django_app.ledger import outcomes, payloads, workflows
 from django_app.ledger.models import Attempt, Run
 from django_app.ledger.outcomes import Ended
 from django_app.ledger.states import FINAL, Outcome, Report, State
+from serverless import aws
 from serverless.objects import ObjectMissingError
 from tasks.runtime import attempts, endings, recording, steward
 from tasks.runtime.attempts import Current
@@ -128,7 +129,7 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
         attempt = attempts.of(task_id)
         if attempt is None and request is not None and (_is_unrecorded(request) or _told_the_steward(request, exc)):
             return
-        kept = self._kept(task_id, exc, state) if store_result else ""
+        kept = self._kept_error(task_id, exc, state) if store_result else ""
         ended = endings.failed(_OUTCOMES[report], exc, traceback, kept)
 
         def follow() -> None:
@@ -154,7 +155,7 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
         if request is not None and _is_unrecorded(request):
             return
         exc = TaskRevokedError(reason)
-        ended = Ended(_OUTCOMES[report], error=f"revoked: {reason}", result=self._kept(task_id, exc, state))
+        ended = Ended(_OUTCOMES[report], error=f"revoked: {reason}", result=self._kept_error(task_id, exc, state))
 
         def follow() -> None:
             if request is None:
@@ -184,7 +185,7 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
             return
         ended = Ended(Outcome.RETRIED)
         if exc is not None:
-            kept = self._kept(attempt.run_id, exc, states.RETRY)
+            kept = self._kept_error(attempt.run_id, exc, states.RETRY)
             ended = endings.failed(Outcome.RETRIED, exc, traceback, kept)
         ended = replace(ended, claim=attempt.claim, log_tail=attempt.log_tail, celery_state=states.RETRY)
         endings.release(attempt, attempt.again, ended)
@@ -223,6 +224,14 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
         """A result as its row has it. Raises EncodeError."""
         encoded = self.encode(self.encode_result(result, state))
         return endings.persistently(lambda: payloads.keep(encoded, task_id))
+
+    def _kept_error(self, task_id: str, error: BaseException, state: str) -> str:
+        """As _kept; "" where the bucket refuses it for good: the error's line and traceback are kept all the same."""
+        try:
+            return self._kept(task_id, error, state)
+        except aws.ERRORS as refusal:
+            log.error("error_not_stored", task_id=task_id, error=str(refusal))
+            return ""
 
     # States that tasks and Celery store directly ---------------------------------------------------------------------
 

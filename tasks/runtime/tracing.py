@@ -141,13 +141,19 @@ class Claiming:
 
     def _claim(self, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Claim | None:
         """The claim with which to run; None where the message is to be acknowledged. Raises HandBack."""
-        from django.db import Error, connection
+        from django.db import Error, connection, connections
 
+        for each in connections.all(initialized_only=True):
+            if not each.in_atomic_block:  # of a test
+                # It may be old, or broken by the task before.
+                each.close_if_unusable_or_obsolete()
         tries = 0
         while True:
             try:
                 return self._decide(uuid, args, kwargs, request)
             except Error as error:
+                if connection.in_atomic_block:  # of a test
+                    raise
                 # The connection may be an old one that was cut while nothing was asked of it.
                 connection.close()
                 tries += 1
