@@ -20,6 +20,8 @@ from tests.faults.clerk import Clerk, clerk_of, database_like
 from tests.faults.shop import Shop, open_shop
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.faults
+
 TASKS = """
 import os, time
 from celery import current_app, shared_task
@@ -102,7 +104,7 @@ def groups(clerk: Clerk) -> list[str]:
     return sorted(clerk.do("list(Group.objects.values_list('name', flat=True))"))
 
 
-def ask(clerk: Clerk, what: str, options: str = "limit=1") -> Any:
+def ask(clerk: Clerk, what: str, options: str = "limit=1, timeout=10") -> Any:
     """The only worker's answer to an inspect command."""
     answers = clerk.do(f"app.control.inspect({options}).{what}")
     assert answers is not None, "nobody answered"
@@ -262,8 +264,9 @@ def test_a_command_that_nobody_knows_or_that_fails_is_answered_with_its_error(sh
         ("time_limit", {"task_name": "nobody", "soft": 1}, "unknown task"),
         ("memsample", {}, ""),
     ):
-        (answer,) = clerk.do(f"app.control.broadcast({command!r}, {arguments!r}, reply=True, limit=1)")
-        (said,) = answer.values()
+        answers = clerk.do(f"app.control.broadcast({command!r}, {arguments!r}, reply=True, limit=1, timeout=10)")
+        assert answers, f"no answer to {command}"
+        (said,) = answers[0].values()
         assert error in str(said), said
     assert ask(clerk, "ping()") == {"ok": "pong"}
 

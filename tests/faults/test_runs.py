@@ -12,6 +12,8 @@ from tests.faults.messages import client, envelope
 from tests.faults.shop import Shop, open_shop
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.faults
+
 TASKS = """
 import os
 
@@ -19,6 +21,7 @@ from celery import shared_task
 from celery.exceptions import Reject
 
 from tests.faults.messages import client, envelope
+from django_app.ledger.models import Attempt
 from tests.faults.shop import trace
 
 
@@ -29,8 +32,10 @@ def note(self, argument=""):
 
 
 @shared_task(bind=True)
-def reject(self):
-    raise Reject("as asked", requeue=False)
+def reject(self, password="", times=1000):
+    if len(Attempt.objects.filter(run__task=self.name)) < times:
+        raise Reject("as asked", requeue=False)
+    trace("ran", self.request.id, password)
 
 
 @shared_task
@@ -120,3 +125,38 @@ def test_a_paused_task_waits_and_runs_when_it_is_resumed(shop):
         "assert parking.resume('task:shop.tasks.note')\npublishing.publish(parking.release_due(10))"
     )
     wait_for(shop.traces, "the resumed run", 30)
+
+
+def test_a_dead_letter_is_shown_without_its_secrets_and_redriven_as_a_new_run(shop):
+    worker = shop.start_worker()
+    shop.run("reject.delay(password='hunter2', times=1)")
+    wait_for(lambda: shop.queue("default-dead").ready, "the dead letter", 30)
+    shop.await_empty()
+    shown = shop.ask(
+        "[[l.task, l.state, l.arguments] for l in __import__('tasks.runtime.dead_letters', fromlist=['x'])"
+        ".peek('default').letters]"
+    )
+    assert shown == [["shop.tasks.reject", "dead", '{"args": [], "kwargs": {"password": "[redacted]", "times": 1}}']]
+    done = shop.run(
+        "from tasks.runtime import dead_letters\n"
+        "done = dead_letters.redrive('default', by='somebody')\nprint(len(done.moved), len(done.left))"
+    )
+    assert done.stdout.split()[-2:] == ["1", "0"]
+    wait_for(shop.traces, "the retry", 30)
+    assert shop.traces()[0].argument == "hunter2"
+    assert not shop.queue("default-dead").ready
+    states = shop.ask("sorted(Run.objects.values_list('state', 'retry_of'))")
+    assert [state for state, _ in states] == ["dead", "succeeded"]
+    assert not worker.ended()
+
+
+def test_a_discarded_dead_letter_ends_its_run(shop):
+    shop.run("r = reject.delay()")
+    [message] = shop.queue().ready
+    shop.queue("default-dead").ready.append(message)
+    shop.queue().ready.clear()
+    done = shop.run("from tasks.runtime import dead_letters\nprint(dead_letters.discard('default', by='somebody'))")
+    assert "discarded" in done.stdout
+    assert shop.ask("[(r.state, r.error) for r in Run.objects.all()]") == [
+        ["dead", "billiard.exceptions.WorkerLostError: discarded by somebody"]
+    ]
