@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 
-from django.db.models import Q
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from django_app.ledger.models import Run, UniqueRun
@@ -41,7 +41,8 @@ def _is_free(held: UniqueRun, now: datetime.datetime) -> bool:
 
 
 def forget(before: datetime.datetime, most: int) -> int:
-    """Delete keys whose time is over and whose run has ended."""
-    over = UniqueRun.objects.filter(Q(until__lt=before)).values_list("pk", flat=True)[:most]
-    ended = Run.objects.filter(pk__in=UniqueRun.objects.filter(pk__in=list(over)).values("run_id"), state__in=FINAL)
-    return UniqueRun.objects.filter(pk__in=list(over), run_id__in=ended.values("pk")).delete()[0]
+    """Delete keys whose time is over and whose run has ended, or is forgotten; how many."""
+    open_run = Run.objects.filter(pk=OuterRef("run_id")).exclude(state__in=FINAL)
+    over = UniqueRun.objects.filter(~Exists(open_run), until__lt=before)
+    # Asked again when it is deleted: another run may have taken the key.
+    return over.filter(pk__in=list(over.values_list("pk", flat=True)[:most])).delete()[0]

@@ -18,6 +18,8 @@ from celery import bootsteps, signals
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 from celery.worker.state import task_ready
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
 from tasks.runtime import steward, verdicts
 
@@ -39,7 +41,13 @@ class RequestStep(bootsteps.Step):
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
         from tasks.runtime.once import ending_when_done
+        from tasks.runtime.results import LedgerBackend
 
+        if settings.RECORD_RUNS and not isinstance(parent.app.backend, LedgerBackend):
+            raise ImproperlyConfigured(
+                f'RESULT_BACKEND="{settings.RESULT_BACKEND}" cannot hold the outcomes of recorded runs. Leave it '
+                "out, or set RECORD_RUNS=false: then nothing is recorded, and nothing of the ledger works."
+            )
         for task in parent.app.tasks.values():
             if task.Request == _CELERYS:
                 task.Request = Request

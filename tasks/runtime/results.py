@@ -346,6 +346,21 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
             except Exception:
                 log.exception("errback_failed", task_id=request.id)
 
+    def _fail_chain(
+        self,
+        chain: Any,
+        exc: Any,
+        traceback: Any = None,
+        store_result: bool = True,
+        state: str = states.FAILURE,
+    ) -> None:
+        """Celery's own, and the tasks of a group among the steps as well: nobody will ever enqueue them."""
+        super()._fail_chain(chain, exc, traceback, store_result=store_result, state=state)
+        for step in chain or ():
+            if isinstance(step, dict) and step.get("subtask_type") == "group":
+                tasks = (step.get("kwargs") or {}).get("tasks") or ()
+                self._fail_chain(tasks, exc, traceback, store_result=store_result, state=state)
+
     # Reading ---------------------------------------------------------------------------------------------------------
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:

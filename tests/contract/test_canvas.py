@@ -585,6 +585,15 @@ def test_a_failed_part_of_an_inner_chord_fails_all_around_it(desk):
 
 @beyond_stock
 @in_the_shop
+def test_a_group_behind_a_chord_that_failed_fails_as_well(desk):
+    group_behind = group(note.s(desk.key), note.s(desk.key))
+    result = desk.start(give.s(1) | group(fail.s(), give.s()) | note.s(desk.key) | group_behind)
+    assert [type(desk.error(each)) for each in result] == [ChordError] * 2
+    assert desk.done() == []
+
+
+@beyond_stock
+@in_the_shop
 def test_what_has_expired_fails_the_steps_after_it(desk):
     past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=1)
     last = desk.start(note.s(1, desk.key).set(expires=past) | note.s(desk.key) | note.s(desk.key))

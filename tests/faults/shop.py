@@ -1,9 +1,19 @@
-"""A project of a team's own on our machinery: an app with tasks, a database, a fake SQS, real workers."""
+"""A project of a team's own on our machinery: an app with tasks, a database, a fake SQS, real workers.
+
+Its processes can be made to die at a moment of a run's life: the shop's tasks.py calls `place_deaths`, and the test says
+with `Shop.doom` which label dies when. A label is what a task is given as `label=`; tasks of one label are counted
+together.
+
+The shop's processes import this module too. It must not import tests.environment, which would change their database and
+their broker; so tests.faults.plant is imported where it is needed.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,15 +21,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from serverless import fakesqs
 from serverless.fakesqs import Server
 from serverless.fakesqs.queues import ACCOUNT_ID
 from tasks.topology import TOPOLOGY
-from tests.conftest import ROOT
-from tests.faults.plant import Trace, Worker
 from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from tests.faults.plant import Trace, Worker
+
+ROOT = Path(__file__).resolve().parents[2]
 
 _PRELUDE = """
 import django; django.setup()
@@ -40,6 +55,116 @@ def trace(what: str, task_id: str, argument: object = "") -> None:
         os.write(descriptor, line)
     finally:
         os.close(descriptor)
+
+
+# Deaths --------------------------------------------------------------------------------------------------------------
+
+#: Moments of a run's life, in their order.
+CLAIMED = "claimed"  # it is claimed, and its task has not begun
+RAN = "ran"  # its task is over, and nothing of its outcome is recorded
+ENDING = "ending"  # its outcome is written, and its transaction is open
+COMMITTED = "committed"  # what it has enqueued is committed, and not published
+PUBLISHED = "published"  # SQS has it, and it is not marked
+ENDED = "ended"  # its outcome is committed, all that follows is published, and its worker does not know yet
+_GATE_SECONDS = 20.0
+
+_label = ""
+
+
+def acting_for(label: str) -> None:
+    """In a producer: what it does from now on is of this label."""
+    global _label  # noqa: PLW0603
+    _label = label
+
+
+def reach(moment: str) -> None:
+    """A moment of the present label has come: die, or wait for others, if the test wants it so."""
+    folder = Path(os.environ["FAULT_TRACE"]).parent / "dooms"
+    plan = folder / f"{_label.replace('/', '+')}.json"
+    if not _label or not plan.exists():
+        return
+    for doom in json.loads(plan.read_text()):
+        if doom["moment"] != moment:
+            continue
+        number = _arrive(plan, moment)
+        deadline = time.monotonic() + _GATE_SECONDS
+        while number <= doom["gate"] and time.monotonic() < deadline:
+            if plan.with_suffix(f".{moment}-{doom['gate']}").exists():
+                break
+            time.sleep(0.01)
+        if number in doom["deaths"]:
+            trace("died", moment, _label)
+            _die(doom["whom"])
+
+
+def _arrive(plan: Path, moment: str) -> int:
+    """How many have come to this moment, this one included."""
+    number = 1
+    while True:
+        try:
+            plan.with_suffix(f".{moment}-{number}").touch(exist_ok=False)
+        except FileExistsError:
+            number += 1
+        else:
+            return number
+
+
+def _die(whom: str) -> None:
+    """At once, as a machine that is switched off would. whom: this process, or the worker with all of its processes."""
+    doomed = [psutil.Process()]
+    if whom == "worker":
+        main = psutil.Process().parent()
+        doomed = [main, *(each for each in main.children(recursive=True) if each.pid != os.getpid()), *doomed]
+    for each in doomed:
+        each.send_signal(signal.SIGKILL)
+
+
+def place_deaths() -> None:
+    """For the shop's tasks.py: have this process notice the moments."""
+    from django.db import connection
+
+    from django_app.ledger import outcomes, services
+    from tasks.runtime import endings, publishing, results, tracing
+
+    assert "tests.environment" not in sys.modules, "this process has another database and another broker by now"
+
+    def notice(owner: Any, name: str, *, before: str = "", after: str = "") -> None:
+        real = getattr(owner, name)
+
+        @functools.wraps(real)
+        def call(*args: Any, **options: Any) -> Any:
+            # What belongs to another run, such as the callback of a chord that failed, is inside of a transaction.
+            if before and not connection.in_atomic_block:
+                reach(before)
+            result = real(*args, **options)
+            if after and connection.in_atomic_block == (after == ENDING):
+                reach(after)
+            return result
+
+        setattr(owner, name, call)
+
+    run = tracing.Claiming._run
+
+    def run_of_a_label(self: Any, claim: Any, uuid: str, args: Any, kwargs: Any, *rest: Any) -> Any:
+        acting_for(kwargs.get("label") or "")
+        try:
+            reach(CLAIMED)
+            return run(self, claim, uuid, args, kwargs, *rest)
+        finally:
+            acting_for("")
+
+    tracing.Claiming._run = run_of_a_label
+    for name in ("mark_as_done", "mark_as_failure", "mark_as_retry", "end_quietly"):
+        notice(results.LedgerBackend, name, before=RAN)
+    for name in ("finish", "release", "set_aside"):
+        notice(outcomes, name, after=ENDING)
+    for name in ("end", "release", "set_aside"):
+        notice(endings, name, after=ENDED)
+    notice(publishing, "publish", before=COMMITTED)
+    notice(services, "mark_published", before=PUBLISHED)
+
+
+# The shop ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -78,6 +203,8 @@ class Shop:
 
     def start_worker(self, *arguments: str, concurrency: int = 1, **variables: str) -> Worker:
         """A worker of the general pool, ready to work."""
+        from tests.faults.plant import Worker
+
         log = self.folder / f"worker-{len(self.workers)}.log"
         command = [sys.executable, "-m", "celery", "-A", "tasks", "--quiet", "worker", f"--concurrency={concurrency}"]
         queues = ",".join(queue.name for queue in TOPOLOGY.queues_of_pool("general"))
@@ -93,6 +220,19 @@ class Shop:
         assert not worker.ended(), worker.text()
         return worker
 
+    def doom(
+        self, label: str, moment: str, deaths: tuple[int, ...] = (1,), whom: str = "child", *, gate: int = 0
+    ) -> None:
+        """Have processes die when something of this label comes to a moment: the first that comes, the second...
+
+        gate: so many wait for each other there, and go on, or die, together. whom: "child" or "worker".
+        """
+        plan = self.folder / "dooms" / f"{label.replace('/', '+')}.json"
+        plan.parent.mkdir(exist_ok=True)
+        dooms = json.loads(plan.read_text()) if plan.exists() else []
+        dooms.append({"moment": moment, "deaths": deaths, "whom": whom, "gate": gate})
+        plan.write_text(json.dumps(dooms))
+
     def keep_house(self) -> None:
         """One round, as if the minute were over for which whoever recorded a run has it to himself."""
         self.run(
@@ -107,6 +247,8 @@ class Shop:
 
     def traces(self, what: str = "ran") -> list[Trace]:
         """What tasks have noted with `trace`."""
+        from tests.faults.plant import Trace
+
         if not self.trace_file.exists():
             return []
         lines = [line.split("\t") for line in self.trace_file.read_text().splitlines()]
@@ -119,12 +261,21 @@ class Shop:
         """Messages in the queue: waiting, in flight and delayed."""
         return sum(self.server.sqs.counts(self.queue(name)).values())
 
+    def left(self) -> dict[str, int]:
+        """Messages in each queue that is not empty, dead letters included."""
+        return {name: count for name in self.server.sqs.queues if (count := self.depth(name.removeprefix("s-")))}
+
     def await_empty(self, seconds: float = 60, name: str = "default") -> None:
         wait_for(lambda: self.depth(name) == 0, f"the end of all work in queue {name}", seconds)
 
     def orders(self) -> list[str]:
         """What the messages in the queue are about."""
         return [str(json.loads(json.loads(m.body)["body"])[0][0]) for m in self.queue().ready]
+
+
+def lease_of(seconds: float) -> str:
+    """Lines of settings that shorten the lease. In place, so that it does not matter who has imported it before."""
+    return f"from tasks import topology\nobject.__setattr__(topology.TOPOLOGY, 'lease_seconds', {seconds})\n"
 
 
 @contextmanager

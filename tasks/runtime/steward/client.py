@@ -102,8 +102,8 @@ class Steward:
         self._say(partial(self._note_held, list(task_ids)))
 
     def lost(self, run_id: str, why: str, holder: str = "") -> None:
-        """A child process died at a run. holder: the attempt's, if it is known."""
-        self._keep(partial(protocol.encode, "lost", run=run_id, why=why, holder=holder, at=time.time()))
+        """A child process died at a run. holder: of that attempt, so that a late report does not strike the next."""
+        self._keep(partial(protocol.encode, "lost", run=run_id, why=why, holder=holder))
 
     def finish(self, kind: str, request: dict[str, Any], error: dict[str, Any], then: Callable[[], None]) -> None:
         """Record an outcome that only the main process saw; `then` is called in its event loop once that is durable.

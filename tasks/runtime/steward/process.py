@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -29,7 +28,6 @@ from django.db import (
     connections,
     transaction,
 )
-from django.db.models.functions import Now
 
 from tasks.runtime.steward import protocol
 from tasks.topology import TOPOLOGY
@@ -57,8 +55,6 @@ _LONGEST_PAUSE_SECONDS = 1.0
 _LONGEST_OUTCOME_PAUSE_SECONDS = 60.0
 #: Trouble that goes on is told again after this.
 _REMIND_SECONDS = 300.0
-#: A message does not come again within so many seconds after its process has died.
-_LATE_SECONDS = 1.0
 #: A connection that records no outcomes is closed after this.
 _IDLE_SECONDS = 30.0
 #: For what is pending when the worker stops, and when it is gone; and for the mere note that it has stopped.
@@ -432,14 +428,9 @@ class Steward:
 
     def _record(self, message: dict[str, Any]) -> None:
         from django_app.ledger import claims
-        from django_app.ledger.models import Run
 
         if message["do"] == "lost":
-            seconds_ago = time.time() - message["at"]
-            since = Now() - timedelta(seconds=max(0.0, seconds_ago))
-            # Heard late, it may be true of an earlier attempt than the one that is at work now.
-            if seconds_ago < _LATE_SECONDS or not Run.objects.filter(pk=message["run"], started_at__gt=since).exists():
-                claims.lose(message["run"], self._worker, message["why"], message["holder"])
+            claims.lose(message["run"], self._worker, message["why"], message["holder"])
             return
         from tasks.runtime.reports import finish_for_main
 

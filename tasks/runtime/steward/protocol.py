@@ -5,7 +5,7 @@ To the steward:
     hello   {worker, listens, above, seen}   first of all; listens: to commands; above and seen: those known already
     facts   {kind, concurrency, ...}         the worker lives; as fleet.Sign has it, but for what the steward measures
     renew   {runs}                           SQS has renewed the leases of these messages
-    lost    {number, run, why, holder, at}   a child process died at a run; at: a time.time()
+    lost    {number, run, why, holder}       a child process died at a run
     finish  {number, kind, request, error}   an outcome that only the worker's main process saw
     reply   {number, ticket, body}           an answer to a command; body: JSON
     stop    {}                               finish what is pending, note that the worker has stopped, and end
