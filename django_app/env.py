@@ -95,6 +95,24 @@ DEFAULT_FROM_EMAIL: str = _env.str("DEFAULT_FROM_EMAIL", default="Cloudqueue <re
 #: Where sent mail can be read (a laptop has such a page). Default: nowhere, and no link is shown.
 MAILBOX_URL: str = _env.str("MAILBOX_URL", default="")
 
+#: Seconds that one round of the minute's housekeeping may take: no further step begins after that. Default: 40.
+HOUSEKEEPING_SECONDS: float = _env.float("HOUSEKEEPING_SECONDS", default=40.0)
+
+#: "emf": workers and the housekeeping print metrics as lines of JSON of which CloudWatch makes metrics. Default: off.
+METRICS: str = _env.str("METRICS", default="off")
+if METRICS not in ("emf", "off"):
+    raise ImproperlyConfigured(f'METRICS="{METRICS}" is neither "emf" nor "off". Correct it.')
+
+#: The CloudWatch namespace of these metrics; one for each installation in an account. Default: Cloudqueue.
+METRICS_NAMESPACE: str = _env.str("METRICS_NAMESPACE", default="Cloudqueue")
+
+#: What a scraper of /metrics must send as bearer token. Default: none, and there is no /metrics.
+METRICS_TOKEN: str = _env.str("METRICS_TOKEN", default="")
+
+#: Where traces are sent, as OTLP over HTTP; needs the packages of requirements/otel.txt. Their other variables
+#: (OTEL_*) are read by OpenTelemetry itself. Default: nowhere, and nothing of it is loaded.
+OTEL_EXPORTER_OTLP_ENDPOINT: str = _env.str("OTEL_EXPORTER_OTLP_ENDPOINT", default="")
+
 #: "json" for machines, "console" for people. Default: json.
 LOG_FORMAT: str = _env.str("LOG_FORMAT", default="json")
 

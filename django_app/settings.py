@@ -27,6 +27,7 @@ INSTALLED_APPS = [
     "django_app.apps.CloudqueueConfig",
     "django_app.ledger",
     "django_app.datasets",
+    "django_app.console",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -40,6 +41,8 @@ INSTALLED_APPS = [
     "django_structlog",
 ]
 MIDDLEWARE = [
+    # First of all: a load balancer names no host that is allowed, and a probe opens no session.
+    "django_app.health.ProbeMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -49,6 +52,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "django_structlog.middlewares.RequestMiddleware",
+    "django_app.requests.RequesterMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -190,6 +194,18 @@ REDACTED_ARGUMENTS = env.REDACTED_ARGUMENTS
 RESULT_INLINE_BYTES = env.RESULT_INLINE_BYTES
 #: What publishes recorded runs, by dotted path: the ledger stands below it.
 RUN_PUBLISHER = "tasks.runtime.publishing.publish"
+#: What ends a run whose message SQS no longer has, and what says how many messages queues hold, likewise.
+RUN_ENDER = "tasks.runtime.reports.end_orphan"
+QUEUE_STATS = "tasks.runtime.queue_stats.stats"
+HOUSEKEEPING_SECONDS = env.HOUSEKEEPING_SECONDS
+
+# Metrics and traces ------------------------------------------------------------------------------------------------
+
+METRICS = env.METRICS
+METRICS_NAMESPACE = env.METRICS_NAMESPACE
+METRICS_TOKEN = env.METRICS_TOKEN
+if env.OTEL_EXPORTER_OTLP_ENDPOINT:
+    INSTALLED_APPS.append("django_app.telemetry.TelemetryConfig")
 
 # Language and logs -------------------------------------------------------------------------------------------------
 

@@ -1,24 +1,19 @@
-"""All addresses of the site."""
+"""All addresses of the site, but for those of probes and metrics, which django_app.health answers before all others."""
 
 from django.contrib import admin
 from django.contrib.auth import views as auth
-from django.contrib.auth.decorators import login_not_required
-from django.http import HttpRequest, HttpResponse
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-
-@login_not_required
-def healthz(request: HttpRequest) -> HttpResponse:
-    """Says that the process serves requests. Touches no database, so that an outage does not stop the web side."""
-    return HttpResponse("ok\n", content_type="text/plain")
-
+from django_app.console.sign_in import SignInView
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="datasets:list")),
-    path("sign-in/", auth.LoginView.as_view(template_name="sign_in.html"), name="login"),
+    path("sign-in/", SignInView.as_view(), name="login"),
     path("sign-out/", auth.LogoutView.as_view(), name="logout"),
     path("datasets/", include("django_app.datasets.urls")),
+    path("console/", include("django_app.console.urls")),
+    # The admin's own door would let in whoever knocks for as long as they like.
+    path("admin/login/", SignInView.as_view()),
     path("admin/", admin.site.urls),
-    path("healthz", healthz, name="healthz"),
 ]

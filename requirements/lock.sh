@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the three lock files from their .in files: names, versions and hashes, no registry address.
+# Writes the lock files from their .in files: names, versions and hashes, no registry address.
 # Use: requirements/lock.sh [--upgrade]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,4 +14,5 @@ lock dev "$@"
 # The smaller sets take the versions of the larger one, so that what is tested is what is deployed.
 lock worker --constraint requirements/dev.txt
 lock web --constraint requirements/dev.txt
+lock otel --constraint requirements/dev.txt
 lock bench
