@@ -259,11 +259,11 @@ def lose(run_id: str, worker: str, why: str, holder: str = "", *, overdue_second
         row = runs.annotate(now=Now()).values(*_READ, "now").first()
         if row is None:
             return False
-        moved = (
-            _unchanged(run_id, row)
-            .filter(lease_until=row["lease_until"])
-            .update(state=target(Report.LOST), crashes=row["crashes"] + 1, lease_until=None, holder="")
-        )
+        its = _unchanged(run_id, row)
+        if overdue_seconds is not None:
+            # A renewal since it was read says that it lives; of one whose process died it is only a late echo.
+            its = its.filter(lease_until=row["lease_until"])
+        moved = its.update(state=target(Report.LOST), crashes=row["crashes"] + 1, lease_until=None, holder="")
         if moved:
             _record_lost(run_id, row, row["now"], why)
         return bool(moved)

@@ -154,9 +154,7 @@ class Outcomes:
         structlog.contextvars.bind_contextvars(**context_of(task.request.__dict__ | {"id": task_id}))
 
     def on_success(self, sender: Any = None, **_: Any) -> None:
-        from tasks.runtime import attempts
-
-        attempt = attempts.current.get()
+        attempt = _attempt_of(sender.request)
         # By retry(throw=False) it has sent itself again.
         is_sent_again = attempt is not None and attempt.again is not None
         _tell_executed(sender, "retried" if is_sent_again else "succeeded")
@@ -179,9 +177,7 @@ class Outcomes:
     def on_end(self, task: Any = None, retval: Any = None, state: str | None = None, **_: Any) -> None:
         """Tell of executions that end without another signal, and leave their context."""
         if state == states.IGNORED:
-            from tasks.runtime import attempts
-
-            attempt = attempts.current.get()
+            attempt = _attempt_of(task.request)
             is_replaced = attempt is not None and (attempt.is_replaced or attempt.again is not None)
             _tell_executed(task, "replaced" if is_replaced else "ignored")
         elif state == states.REJECTED and getattr(retval, "requeue", False):
@@ -217,18 +213,24 @@ def lost(request: Any, why: str) -> None:
 
 def _tell_executed(task: Any, outcome: str, error: Any = None, trace: str = "") -> None:
     """Tell of the execution that is under way in this thread, at its end."""
-    from tasks.runtime import attempts
-
     request = task.request
     wall, began = getattr(request, "_began", (time.time(), time.monotonic()))
     told = _described(task, request.__dict__, outcome, time.monotonic() - began, error)
-    attempt = attempts.current.get()
+    attempt = _attempt_of(request)
     sent = (request.retries or 0) + (getattr(request, "replaced_task_nesting", 0) or 0)
-    number = attempt.claim.number if attempt is not None and attempt.run_id == request.id else sent + 1
+    number = attempt.claim.number if attempt is not None else sent + 1
     # What is begun again waits for other reasons than that workers are busy.
     wait = _wait_seconds(request.__dict__, wall) if number == sent + 1 else None
     # The context is bound already.
     _tell(told._replace(attempt=number, wait_seconds=wait), {}, trace, is_counted=not request.is_eager)
+
+
+def _attempt_of(request: Any) -> Any:
+    """The attempt of this very execution; None for one that is not recorded, or was applied within another."""
+    from tasks.runtime import attempts
+
+    attempt = attempts.current.get()
+    return attempt if attempt is not None and attempt.run_id == request.id else None
 
 
 def _described(task: Any, request: Mapping[str, Any], outcome: str, seconds: float | None, error: Any = None) -> Ended:

@@ -37,6 +37,7 @@ from tasks.runtime.attempts import Current
 log = structlog.get_logger(__name__)
 _chord_error: Any = base._create_chord_error_with_cause  # type: ignore[attr-defined]
 
+_POLL_SECONDS = 0.5
 #: What forget() leaves of a run's result.
 _FORGOTTEN = "FORGOTTEN"
 _AS_CELERY = {
@@ -420,7 +421,7 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
         self,
         task_ids: Iterable[str],
         timeout: float | None = None,
-        interval: float = 0.5,
+        interval: float | None = _POLL_SECONDS,
         no_ack: bool = True,
         on_message: Callable[[Any], None] | None = None,
         on_interval: Callable[[], None] | None = None,
@@ -430,7 +431,7 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
         """(task id, meta) of each as it is ready. Raises TimeoutError after `timeout` seconds."""
         left = list(dict.fromkeys(task_ids))
         _refuse_to_wait(left)
-        began = time.monotonic()
+        began, rounds = time.monotonic(), 0
         while left:
             found: dict[str, Run] = {}
             for start in range(0, len(left), 500):
@@ -449,9 +450,14 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
                 return
             if on_interval:
                 on_interval()
-            if timeout is not None and time.monotonic() - began >= timeout:
+            rounds += 1
+            if max_iterations and rounds >= max_iterations:
+                return
+            waited = time.monotonic() - began
+            if timeout is not None and waited >= timeout:
                 raise self.TimeoutError(f"{len(left)} results were not ready after {timeout} seconds")
-            time.sleep(interval)
+            pause = _POLL_SECONDS if interval is None else interval
+            time.sleep(pause if timeout is None else min(pause, timeout - waited))
 
     def _forget(self, task_id: str) -> None:
         for kept in Run.objects.filter(pk=task_id).values_list("result", flat=True):
