@@ -96,11 +96,16 @@ def runs(request: HttpRequest) -> HttpResponse:
         "bound": queries.MOST_COUNTED,
         "states": [state.value for state in State],
         "queues": list(TOPOLOGY.queues),
-        "ages": AGES,
+        "ages": _ages(request.GET.get("since", "")),
         "search_window": queries.SEARCH_WINDOW,
         "search_age": filters.SEARCH_AGE,
     }
     return _render(request, "runs.html", context, part="_runs.html")
+
+
+def _ages(asked: str) -> tuple[tuple[str, str], ...]:
+    """The ages to choose from; a time that was given in the address is one of them."""
+    return AGES if not asked or asked in dict(AGES) else (*AGES, (asked, asked))
 
 
 @require_safe
@@ -115,7 +120,7 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
         "attempts": attempts,
         "related": related,
         "result": shown.result(found),
-        "is_retryable": found.state in retrying.RETRYABLE and related.retry is None,
+        "is_retryable": found.state in retrying.RETRYABLE and related.retry is None and bool(found.message),
         "is_revocable": found.state not in FINAL,
         "retried_by": _retried_by(found),
     }
@@ -209,7 +214,7 @@ def failures(request: HttpRequest) -> HttpResponse:
         problem, age = error, queries.FAILURES_AGE
         since = filters.time_of(age, timezone.now())
     found = queries.failures(_access(request), since)
-    context = {"failures": found, "age": age, "ages": AGES, "problem": problem}
+    context = {"failures": found, "age": age, "ages": _ages(age), "problem": problem}
     return _render(request, "failures.html", context, part="_failures.html")
 
 

@@ -35,6 +35,7 @@ def make_hostile_run(stack) -> None:
         "fingerprint": "f" * 16,
         "arguments": f'{{"args": ["{SCRIPT}"]}}',
         "result": "",
+        "message": "not JSON",
         "worker": SCRIPT,
     }
     shell(

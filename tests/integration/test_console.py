@@ -166,9 +166,10 @@ def test_a_page_looks_through_a_bounded_number_and_says_up_to_when(monkeypatch):
     # Few runs of that queue: they are found at once.
     assert [each.pk for each in queries.find_runs(ADMIN, asked).runs] == [rare.pk]
     for age in range(40):
-        run(created_at=NOW - datetime.timedelta(minutes=age), task="other", queue="low", state=State.SUCCEEDED)
+        run(created_at=NOW - datetime.timedelta(seconds=10 * age), task="other", queue="low", state=State.SUCCEEDED)
     first = queries.find_runs(ADMIN, asked)
     assert first.runs == []
+    # As far as the rarer of the two leads.
     assert first.looked_back_to == NOW - datetime.timedelta(minutes=9)
     found, pages, after = [], 0, first.after
     while after is not None:
@@ -788,6 +789,25 @@ def test_a_worker_that_is_not_at_work_is_not_stopped(client, fields, told):
     assert not Command.objects.exists()
 
 
+def test_what_has_no_message_has_no_button_to_retry_it(client):
+    made = enqueued(message="")
+    assert ">Retry</button>" not in page_of(client, f"/console/run/{made.pk}")
+    assert "no message of it is kept" in press(client, "retry", run=made.pk)
+
+
+def test_a_time_that_stands_in_the_address_stays_chosen(client):
+    page = page_of(client, "/console/runs/?since=3h")
+    assert '<option value="3h" selected>3h</option>' in page
+    assert "Searched are the last 24h" not in page
+    assert "Searched are the last 24h" in page_of(client, "/console/runs/?q=x")
+
+
+def test_a_pause_that_another_ends_between_is_ended_once(client, monkeypatch):
+    press(client, "pause", kind="queue", name="low")
+    monkeypatch.setattr("django_app.ledger.parking.resume", lambda key: False)
+    assert "it is not paused" in press(client, "resume", kind="queue", name="low")
+
+
 def test_after_an_action_one_is_back_where_the_button_was_and_nowhere_else(client):
     run(id="x", state=State.SUCCEEDED)
     asked = {"run": "x", "next": "/console/runs/?state=failed"}
@@ -888,7 +908,7 @@ def letters(fake_sqs, monkeypatch, settings):
     for name, value in environment(fake_sqs.url).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sweep, "_WAIT_SECONDS", 0)
-    aws._forget_parents_clients()
+    aws.forget_clients()
     sqs = boto3.client(
         "sqs", endpoint_url=fake_sqs.url, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
     )
@@ -916,7 +936,7 @@ def letters(fake_sqs, monkeypatch, settings):
 
     put.sqs, put.urls = sqs, urls
     yield put
-    aws._forget_parents_clients()
+    aws.forget_clients()
 
 
 def count(letters, queue: str = "default-dead") -> int:
@@ -1245,10 +1265,9 @@ def plans(django_assert_max_num_queries):
     if connection.vendor != "postgresql":
         pytest.skip("plans are looked at on Postgres")
 
-    def explain(work) -> list[str]:
+    def explain(work, *, freely: bool = False) -> list[str]:
         with connection.cursor() as cursor:
-            cursor.execute("SET LOCAL enable_seqscan = off")
-            cursor.execute("SET LOCAL enable_sort = on")
+            cursor.execute(f"SET LOCAL enable_seqscan = {'on' if freely else 'off'}")
         with django_assert_max_num_queries(20) as captured:
             work()
         found = []
@@ -1293,10 +1312,15 @@ def test_every_other_list_is_read_by_way_of_an_index(plans):
             assert "Seq Scan" not in plan, plan
 
 
-def test_runs_of_one_root_are_read_in_the_order_of_its_index(plans):
-    """Else Postgres would read the table for a root that it takes for common."""
+def test_a_root_that_most_runs_have_is_looked_up_in_its_index_all_the_same(plans):
+    """Else Postgres would read the table until it has seen enough of them."""
     made = run(root_id="root", group_id="group")
-    root, group = plans(lambda: queries.related(ADMIN, made, ""))[-2:]
+    fields = {"task": "t", "queue": "q", "created_at": NOW, "publish_claimed_until": NOW}
+    many = [Run(id=f"{number}", root_id="root", group_id="group", **fields) for number in range(3000)]
+    Run.objects.bulk_create(many)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE ledger_run")
+    root, group = plans(lambda: queries.related(ADMIN, made, ""), freely=True)[-2:]
     for plan, index in ((root, "run_root"), (group, "run_group")):
         assert f"Index Scan using {index}" in plan, plan
         assert "Sort" not in plan, plan

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 from celery import shared_task
 from django.core.cache import cache
+from django.core.signals import got_request_exception
 from django.test import Client
 from django.utils import timezone
 from openapi_spec_validator import validate
@@ -423,6 +424,27 @@ def test_what_is_not_there_is_404_in_json(program, path):
     answer = program.client.get(ROOT + path)
     assert answer.status_code == 404
     check(answer.json(), "/runs", "get", 404)
+
+
+def test_what_fails_is_500_in_json_and_heard_of(program, monkeypatch):
+    heard: list[object] = []
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("secret detail")
+
+    def hear(request: object, **told: object) -> None:
+        heard.append(request)
+
+    program.client.raise_request_exception = False
+    monkeypatch.setattr(queries, "workers", fail)
+    got_request_exception.connect(hear)
+    try:
+        error = program.get("/workers", 500)["error"]
+    finally:
+        got_request_exception.disconnect(hear)
+    assert len(heard) == 1
+    assert "secret" not in json.dumps(error)
+    assert error["remedy"] == "Try again in a moment."
 
 
 def test_strangers_are_told_where_tokens_are_made():

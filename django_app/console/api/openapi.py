@@ -20,9 +20,10 @@ _ERRORS = {
     "409": "Things do not stand as you believe: the answer says what has happened.",
     "413": "The request is too large.",
     "415": "The body is not application/json.",
+    "500": "It failed, and has logged why.",
     "502": "SQS did not do it.",
 }
-_OF_READING = ("400", "401", "403", "404", "405", "409", "502")
+_OF_READING = ("400", "401", "403", "404", "405", "409", "500", "502")
 _KINDS: dict[str, Json] = {
     "text": {"type": "string"},
     "flag": {"type": "boolean"},

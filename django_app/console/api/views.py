@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import RequestDataTooBig
+from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.request import UnreadablePostError
 from django.views.decorators.cache import never_cache
@@ -55,6 +56,11 @@ def _answering(methods: tuple[str, ...], work: Work) -> Callable[..., HttpRespon
             return _not_found(request)
         except RefusalError as refusal:
             return _refused(refusal)
+        except Exception:
+            log.exception("console_api_failed", path=request.path)
+            # Whoever collects errors hears of it as of any other.
+            got_request_exception.send(sender=None, request=request)
+            return _refused(RefusalError("server", "", "it failed, and has logged why", "Try again in a moment.", 500))
 
     # The check is made above, and by the caller's kind: tokens need none.
     return login_not_required(csrf_exempt(never_cache(view)))

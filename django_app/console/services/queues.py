@@ -31,9 +31,7 @@ def resume(actor: Actor, kind: str, name: str, seen: str = "") -> Done:
     there = Pause.objects.select_for_update().filter(key=f"{kind}:{name}").first()
     if there is None:
         _check(kind, name)
-        entry = audit.last("resume", f"{kind} {name}")
-        rule = f"it was already resumed{audit.told(entry)}" if entry is not None else "it is not paused"
-        raise RefusalError(kind, name, rule, "Look at the list again.")
+        raise _not_paused(kind, name)
     if seen and _time(seen) != there.created_at:
         raise RefusalError(
             kind,
@@ -41,11 +39,18 @@ def resume(actor: Actor, kind: str, name: str, seen: str = "") -> Done:
             f"the pause that you looked at is over, and it is paused anew{_told(there)}",
             "Look again, then decide.",
         )
-    parking.resume(there.key)
+    if not parking.resume(there.key):
+        raise _not_paused(kind, name)
     return Done(
         f"{kind.capitalize()} {name} is resumed. What waited is sent within a minute.",
         {"paused_by": there.by, "paused_at": there.created_at.isoformat(), "reason": there.reason},
     )
+
+
+def _not_paused(kind: str, name: str) -> RefusalError:
+    entry = audit.last("resume", f"{kind} {name}")
+    rule = f"it was already resumed{audit.told(entry)}" if entry is not None else "it is not paused"
+    return RefusalError(kind, name, rule, "Look at the list again.")
 
 
 def _check(kind: str, name: str) -> None:
