@@ -1,7 +1,7 @@
 # Every goal sets itself up: Python 3.11 or newer and make are all that is needed.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test check nightly lock clean
+.PHONY: help setup up lambda demo test check nightly lock package deploy undeploy maintenance clean
 
 # The first interpreter that runs and is new enough; else python3, which is then told what is missing.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -17,6 +17,9 @@ setup: ## Make .venv from the lock file (every other goal does it too)
 
 up: setup ## Run the whole stack on this machine and print where to click
 	@exec $(BIN)/python -m serverless.local.up
+
+lambda: setup ## The same, with the web side as Lambda runs it; DOOR=http, rest, url, alb; STAGE=dev
+	@exec $(BIN)/python -m serverless.local.up --lambda --door $(or $(DOOR),http) --stage "$(STAGE)"
 
 demo: setup ## Run the main job on 336,776 flights without a browser
 	@exec $(BIN)/python -m serverless.local.demo
@@ -36,5 +39,18 @@ nightly: setup ## What is too long for CI: a file of a gigabyte, half an hour of
 lock: setup ## Write the lock files anew from requirements/*.in
 	requirements/lock.sh
 
+package: setup ## Build the zip that Lambda runs, for TARGET=lambda (or local)
+	@$(BIN)/python -m serverless.packaging --target $(or $(TARGET),lambda) $(if $(OUTPUT),--output $(OUTPUT))
+
+deploy: setup ## Deploy a stage: STAGE=dev; says first what it will do
+	@$(BIN)/python -m serverless.packaging
+	@$(BIN)/python -m serverless.deploying deploy "$(STAGE)" $(OPTIONS)
+
+undeploy: setup ## Remove a stage's function, front door and rules: STAGE=dev
+	@$(BIN)/python -m serverless.deploying undeploy "$(STAGE)" $(OPTIONS)
+
+maintenance: setup ## Close a stage's site for its visitors, or open it: STAGE=dev STATE=on
+	@$(BIN)/python -m serverless.deploying maintenance "$(STAGE)" $(STATE) $(OPTIONS)
+
 clean: ## Remove the virtual environment and the laptop's data
-	rm -rf .venv .local
+	rm -rf .venv .local build

@@ -6,10 +6,13 @@ docs/configuration.md lists the same names; a test compares the two.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+
+from serverless import parameters
 
 _env = environ.Env()
 
@@ -25,24 +28,62 @@ def _required(name: str, meaning: str) -> str:
     return value
 
 
+#: Where the rest is kept on AWS, such as /cloudqueue/production: what stands below it in SSM's Parameter Store and in
+#: Secrets Manager is read into the environment, but for what is there already. Default: nowhere.
+SETTINGS_PREFIX: str = _env.str("SETTINGS_PREFIX", default="").rstrip("/")
+parameters.load(SETTINGS_PREFIX)
+
 #: Signs sessions and tokens. No default: whoever knows it can sign in as anybody.
 SECRET_KEY: str = _required("SECRET_KEY", "the key that signs sessions")
 
 #: Tracebacks in the browser. Never on the internet. Default: off.
 DEBUG: bool = _env.bool("DEBUG", default=False)
 
-#: Where the site is reached, scheme included, no slash at the end. Hosts, origins and links in mails follow from it.
+#: Where the site is reached, scheme included, no slash at the end. Hosts, origins and links in mails follow from it. A
+#: path in it, such as API Gateway's stage, is what all addresses begin with.
 PUBLIC_URL: str = _env.str("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
 
 #: Further host names that the site answers to, comma-separated. Default: none beside PUBLIC_URL's.
 EXTRA_HOSTS: list[str] = _env.list("EXTRA_HOSTS", default=[])
 
+#: How many proxies of one's own stand before API Gateway or the load balancer: 1 for CloudFront. Default: 0.
+TRUSTED_PROXIES: int = _env.int("TRUSTED_PROXIES", default=0)
+
+#: Where browsers get static files. An address, such as CloudFront's, to which a deploy copies them; default: the site's
+#: own /static/.
+STATIC_URL: str = _env.str("STATIC_URL", default="")
+
+#: Whether every page but the probes says that the site is being worked on. Default: no.
+MAINTENANCE: bool = _env.bool("MAINTENANCE", default=False)
+
 #: The database, as a URL: sqlite:///path or postgres://user:password@host/name. Default: SQLite under .local/.
-DATABASE_URL: str = _env.str("DATABASE_URL", default=f"sqlite:///{BASE_DIR / '.local' / 'db.sqlite3'}")
+DATABASE_URL: str = _env.str("DATABASE_URL", default="")
+if not DATABASE_URL:
+    if "AWS_LAMBDA_FUNCTION_NAME" in _env.ENVIRON:
+        raise ImproperlyConfigured(
+            "DATABASE_URL is not set, and a function keeps no files. Set it: postgres://host/name"
+        )
+    DATABASE_URL = f"sqlite:///{BASE_DIR / '.local' / 'db.sqlite3'}"
+
+#: The secret of Secrets Manager that has username and password of the database, as RDS makes it: it is asked again as
+#: it is rotated. Default: none, they stand in DATABASE_URL.
+DATABASE_SECRET: str = _env.str("DATABASE_SECRET", default="")
+
+#: Whether the user of DATABASE_URL signs in by IAM. Default: no.
+DATABASE_IAM: bool = _env.bool("DATABASE_IAM", default=False)
+
+#: Seconds that a web process keeps a database connection. On Lambda each sandbox that sleeps would keep one, so more
+#: than 0 is for a pool such as RDS Proxy. Default: 0.
+DATABASE_MAX_AGE_SECONDS: int = _env.int("DATABASE_MAX_AGE_SECONDS", default=0)
 
 #: Put before a queue's logical name to make its SQS URL, such as
 #: https://sqs.eu-central-1.amazonaws.com/111122223333/cloudqueue-production-
 QUEUE_URL_PREFIX: str = _env.str("QUEUE_URL_PREFIX", default="")
+
+#: Management commands that may be run in a function, comma-separated. Default: those that deploys and operators need.
+LAMBDA_COMMANDS: list[str] = _env.list(
+    "LAMBDA_COMMANDS", default=["check", "clearsessions", "housekeeping", "migrate", "showmigrations"]
+)
 
 #: Celery's broker URL. Default: SQS with the process's AWS credentials.
 BROKER_URL: str = _env.str("BROKER_URL", default="sqs://")
@@ -67,6 +108,12 @@ RUN_KEYS: list[str] = _env.list("RUN_KEYS", default=[])
 REDACTED_ARGUMENTS: str = _env.str(
     "REDACTED_ARGUMENTS", default="passw|secret|token|api_?key|authorization|cookie|credential|private"
 )
+try:
+    re.compile(REDACTED_ARGUMENTS)
+except re.error as error:
+    raise ImproperlyConfigured(
+        f'REDACTED_ARGUMENTS="{REDACTED_ARGUMENTS}" is no regular expression: {error}. Correct it.'
+    ) from error
 
 #: How often a run's process or worker may die at it before it is dead-lettered. Default: 5.
 RUN_MOST_CRASHES: int = _env.int("RUN_MOST_CRASHES", default=5)
@@ -112,6 +159,9 @@ METRICS_TOKEN: str = _env.str("METRICS_TOKEN", default="")
 #: Where traces are sent, as OTLP over HTTP; needs the packages of requirements/otel.txt. Their other variables
 #: (OTEL_*) are read by OpenTelemetry itself. Default: nowhere, and nothing of it is loaded.
 OTEL_EXPORTER_OTLP_ENDPOINT: str = _env.str("OTEL_EXPORTER_OTLP_ENDPOINT", default="")
+
+#: What this release is called, such as a commit; shown beside workers and in logs. Default: nothing.
+RELEASE: str = _env.str("RELEASE", default="")
 
 #: "json" for machines, "console" for people. Default: json.
 LOG_FORMAT: str = _env.str("LOG_FORMAT", default="json")

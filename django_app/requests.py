@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import structlog
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponseBase
+from django_structlog import signals
 
 from django_app.ledger import requester
+
+
+@receiver(signals.bind_extra_request_metadata)
+def _bind_address(request: Any = None, **_: Any) -> None:
+    """What the server itself saw: X-Forwarded-For, which django-structlog reads, may say anything."""
+    structlog.contextvars.bind_contextvars(ip=request.META.get("REMOTE_ADDR", ""))
 
 
 class RequesterMiddleware:

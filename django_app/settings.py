@@ -19,6 +19,11 @@ SECRET_KEY = env.SECRET_KEY
 DEBUG = env.DEBUG
 PUBLIC_URL = env.PUBLIC_URL
 _public = urlsplit(PUBLIC_URL)
+#: PUBLIC_URL without its path, and the path, such as "/dev": "" for none.
+PUBLIC_ORIGIN = f"{_public.scheme}://{_public.netloc}"
+PUBLIC_PREFIX = _public.path
+FORCE_SCRIPT_NAME = PUBLIC_PREFIX or None
+TRUSTED_PROXIES = env.TRUSTED_PROXIES
 _https = _public.scheme == "https"
 EXTRA_HOSTS = env.EXTRA_HOSTS
 ALLOWED_HOSTS = [_public.hostname or "", *EXTRA_HOSTS]
@@ -43,6 +48,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     # First of all: a load balancer names no host that is allowed, and a probe opens no session.
     "django_app.health.ProbeMiddleware",
+    "django_app.maintenance.MaintenanceMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -92,8 +98,18 @@ def _database() -> dict[str, Any]:
         # An in-memory test database cannot be shared with worker processes.
         database["TEST"] = {"NAME": f"{database['NAME']}-test"}
     else:
-        database["OPTIONS"] = {"connect_timeout": 10, **database.get("OPTIONS", {})}
+        database["ENGINE"] = "django_app.postgresql"
+        database["OPTIONS"] = {
+            "connect_timeout": 10,
+            # A connection that was cut while a function slept is noticed in seconds, not in quarters of an hour.
+            "tcp_user_timeout": 10_000,
+            "keepalives_idle": 30,
+            "cloudqueue_secret": env.DATABASE_SECRET,
+            "cloudqueue_iam": env.DATABASE_IAM,
+            **database.get("OPTIONS", {}),
+        }
         database["CONN_HEALTH_CHECKS"] = True
+        database["CONN_MAX_AGE"] = env.DATABASE_MAX_AGE_SECONDS
     return database
 
 
@@ -114,7 +130,8 @@ AUTH_PASSWORD_VALIDATORS = [
 
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
 SESSION_COOKIE_SAMESITE = "Lax"
-CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+CSRF_TRUSTED_ORIGINS = [PUBLIC_ORIGIN]
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = f"{PUBLIC_PREFIX}/"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
@@ -134,7 +151,9 @@ CONTENT_SECURITY_POLICY = {
 
 # Files -------------------------------------------------------------------------------------------------------------
 
-STATIC_URL = "/static/"
+# With the prefix in it: Django would keep the one of the first request.
+STATIC_URL = env.STATIC_URL or f"{PUBLIC_PREFIX}/static/"
+WHITENOISE_STATIC_PREFIX = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "django_app" / "static"]
 # From a checkout, static files are served as they lie; from a package, collected and with hashed names.
@@ -177,6 +196,13 @@ ANYMAIL = {
     }
 }
 
+# Lambda ------------------------------------------------------------------------------------------------------------
+
+MAINTENANCE = env.MAINTENANCE
+LAMBDA_COMMANDS = env.LAMBDA_COMMANDS
+#: What is done when an event of that name comes, by dotted path: functions of the event and of an Invocation.
+EVENT_HANDLERS = {"housekeeping": "serverless.entrypoints.clock.housekeeping_round"}
+
 # Background work ---------------------------------------------------------------------------------------------------
 
 #: The Celery app that `shared_task` and `.delay()` use in this process, by dotted path: Django stands below it.
@@ -213,6 +239,7 @@ LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
 
+RELEASE = env.RELEASE
 LOG_FORMAT = env.LOG_FORMAT
 _SHARED_PROCESSORS: list[Any] = [
     structlog.contextvars.merge_contextvars,
@@ -242,7 +269,10 @@ structlog.configure(
 )
 _RENDERERS: dict[str, list[Any]] = {
     "json": [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
-    "console": [structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)],
+    # Plain: where rich is installed it takes minutes to frame the traceback of an exception with a long message.
+    "console": [
+        structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback)
+    ],
 }
 LOGGING = {
     "version": 1,
@@ -270,3 +300,4 @@ LOGGING = {
     },
 }
 DJANGO_STRUCTLOG_CELERY_ENABLED = True
+DJANGO_STRUCTLOG_IP_LOGGING_ENABLED = False

@@ -7,6 +7,8 @@ from django.views.generic import RedirectView
 
 from django_app.console.sign_in import SignInView
 
+handler500 = "django_app.errors.server_error"
+
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="datasets:list")),
     path("sign-in/", SignInView.as_view(), name="login"),

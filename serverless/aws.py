@@ -131,11 +131,12 @@ def certainly_refused(error: BaseException | None) -> bool:
     return isinstance(error, _NEVER_ASKED)
 
 
-def _forget_parents_clients() -> None:
+def forget_clients() -> None:
+    """Make all clients anew when they are asked for, as a forked child must, and one that goes on from a snapshot."""
     global _lock  # noqa: PLW0603 - a lock that the parent held at the fork would stay held for ever
     _lock = threading.Lock()
     _clients.clear()
     _sessions.clear()
 
 
-os.register_at_fork(after_in_child=_forget_parents_clients)
+os.register_at_fork(after_in_child=forget_clients)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from anymail.exceptions import AnymailAPIError, AnymailError
 from celery.utils.time import get_exponential_backoff_interval
-from django.conf import settings
 from django.core.mail import EmailMultiAlternatives
 from django.template.loader import render_to_string
 
+from django_app import addresses
 from django_app.datasets import services
 from django_app.datasets.models import Report
 from serverless import aws
@@ -43,6 +42,9 @@ def send_report(self: Task, report_pk: int) -> str | None:
     if not recipient:
         services.mail_failed(report, "Your account has no e-mail address. Add one, then send the mail again.")
         return None
+    # It loads requests, and the web side, which imports this module to enqueue, never needs that.
+    from anymail.exceptions import AnymailAPIError, AnymailError
+
     try:
         message = _message(report, recipient)
     except ObjectMissingError as error:
@@ -83,7 +85,7 @@ def _message(report: Report, recipient: str) -> EmailMultiAlternatives:
     context: dict[str, Any] = {
         "dataset": dataset,
         "owner": dataset.owner,
-        "link": f"{settings.PUBLIC_URL}{dataset.get_absolute_url()}",
+        "link": addresses.public(dataset.get_absolute_url()),
     }
     pdf = services.bucket().read(report.pdf_key)
     context["attached"] = len(pdf) <= _LARGEST_ATTACHMENT_BYTES

@@ -56,9 +56,9 @@ def cloud(cloud_url: str, monkeypatch: pytest.MonkeyPatch, settings) -> str:
     for name, value in environment(cloud_url).items():
         monkeypatch.setenv(name, value)
     settings.FILES_BUCKET = NAMES_ARGUMENTS["bucket"]
-    aws._forget_parents_clients()
+    aws.forget_clients()
     yield cloud_url
-    aws._forget_parents_clients()
+    aws.forget_clients()
 
 
 @pytest.fixture(scope="session")

@@ -75,9 +75,9 @@ def detail(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 
 def _visited_url(request: HttpRequest) -> str:
-    """PUBLIC_URL, or the extra host that was visited: session and form-action know no other than that."""
+    """PUBLIC_ORIGIN, or the extra host that was visited: session and form-action know no other than that."""
     host = request.get_host().partition(":")[0]
-    return request.build_absolute_uri("/").rstrip("/") if host in settings.EXTRA_HOSTS else settings.PUBLIC_URL
+    return request.build_absolute_uri("/").rstrip("/") if host in settings.EXTRA_HOSTS else settings.PUBLIC_ORIGIN
 
 
 @require_GET

@@ -14,8 +14,11 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.types import StartResponse, WSGIEnvironment
+
+if TYPE_CHECKING:
+    from serverless.local.functions import Functions
 
 ACCOUNT_ID = "123456789012"
 REGION = "us-east-1"
@@ -49,15 +52,21 @@ def environment(endpoint_url: str) -> dict[str, str]:
     }
 
 
-def application() -> Any:
-    """The WSGI application: our S3 rules and mailbox pages before moto's dispatcher."""
+def application(running: Functions | None = None) -> Any:
+    """The WSGI application: our S3 rules and mailbox pages before moto's dispatcher.
+
+    running: what runs Lambda functions; None: nothing does.
+    """
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-    from serverless.local import mailbox, moto_patches
+    from serverless.local import functions, mailbox, moto_patches
     from serverless.local.s3_front import S3Front
 
     moto_patches.apply()
-    front = S3Front(DomainDispatcherApplication(create_backend_app), SECRET_ACCESS_KEY)
+    if running is not None:
+        functions.apply(running)
+    backend = functions.with_list_of_urls(DomainDispatcherApplication(create_backend_app), ACCOUNT_ID)
+    front = S3Front(backend, SECRET_ACCESS_KEY)
 
     def dispatch(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"].startswith(mailbox.PATH):
@@ -79,8 +88,10 @@ def main() -> None:
     from cheroot.wsgi import Server
 
     from serverless.local import provision, snapshot
+    from serverless.local.functions import Functions
 
-    server = Server(("127.0.0.1", options.port), application(), numthreads=32, request_queue_size=128)
+    running = Functions(lambda: environment(os.environ["AWS_ENDPOINT_URL"]))
+    server = Server(("127.0.0.1", options.port), application(running), numthreads=32, request_queue_size=128)
     server.prepare()
     url = f"http://127.0.0.1:{server.bind_addr[1]}"
     os.environ.update(environment(url))
@@ -101,6 +112,7 @@ def main() -> None:
     stopped.wait()
     if options.folder:
         snapshot.save(options.folder)
+    running.close()
     # Threads that wait in a long poll would hold an ordinary exit back for up to 20 s; everything is saved.
     os._exit(0)
 

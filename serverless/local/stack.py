@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -27,18 +28,40 @@ class StackError(RuntimeError):
     """A part of the stack did not start; the message names it and says what to look at."""
 
 
+@dataclass(frozen=True)
+class LambdaWeb:
+    """The web side as Lambda runs it.
+
+    archive: a package for this machine. door: what stands before the function, see serverless.local.doors.
+    stage: of API Gateway, which all addresses begin with; "" for none.
+    """
+
+    archive: Path
+    door: str = "http"
+    stage: str = ""
+
+
 class Stack:
     """Cloud, web, clock and one worker a pool.
 
     folder: where database, objects and secrets live.
     web_port: the wanted port; another is taken if it is in use; 0: any.
     overrides: environment variables that differ from the laptop's, such as DATABASE_URL.
+    web: None for a server that runs the checkout.
     """
 
-    def __init__(self, folder: Path, web_port: int = 8000, overrides: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        web_port: int = 8000,
+        overrides: Mapping[str, str] | None = None,
+        web: LambdaWeb | None = None,
+    ) -> None:
         self.folder = folder
         self.web_port = web_port if web_port and _is_free(web_port) else free_port()
-        self.url = f"http://127.0.0.1:{self.web_port}"
+        self.web = web
+        self.origin = f"http://127.0.0.1:{self.web_port}"
+        self.url = f"{self.origin}/{web.stage}" if web is not None and web.stage else self.origin
         self.overrides = dict(overrides or {})
         self.environment: dict[str, str] = {}
         self.children: list[Child] = []
@@ -70,10 +93,8 @@ class Stack:
         # The queues start empty each time, so unfinished work is started again from the database.
         self.manage("housekeeping", "--resume-all")
         python = sys.executable
-        web = [python, "-m", "uvicorn", "django_app.asgi:application", "--host=127.0.0.1", f"--port={self.web_port}"]
-        web += ["--no-access-log", "--lifespan=off", "--log-level=warning", "--timeout-graceful-shutdown=3"]
         self.children = [
-            Child("web", web, self.environment),
+            Child("web", self._web_command(), self.environment),
             *(
                 Child(
                     pool,
@@ -96,6 +117,14 @@ class Stack:
         for child in self.children:
             child.start()
         self._await_site()
+
+    def _web_command(self) -> list[str]:
+        port = f"--port={self.web_port}"
+        if self.web is not None:
+            command = [sys.executable, "-m", "serverless.local.front_door", "--zip", str(self.web.archive), port]
+            return [*command, "--door", self.web.door, "--stage", self.web.stage]
+        command = [sys.executable, "-m", "uvicorn", "django_app.asgi:application", "--host=127.0.0.1", port]
+        return [*command, "--no-access-log", "--lifespan=off", "--log-level=warning", "--timeout-graceful-shutdown=3"]
 
     def manage(self, *arguments: str, **variables: str) -> str:
         """Run a management command in the stack's environment; returns what it printed. Raises StackError.
@@ -141,7 +170,7 @@ class Stack:
 
     def _start_cloud(self) -> None:
         command = [sys.executable, "-m", "serverless.local.cloud", "--folder", str(self.folder / "cloud")]
-        command += ["--origin", self.url, "--origin", self.url.replace("127.0.0.1", "localhost")]
+        command += ["--origin", self.origin, "--origin", self.origin.replace("127.0.0.1", "localhost")]
         self.cloud = Child("cloud", command, self._base_environment(), stop_seconds=30, on_line=self._hear_cloud)
         self.cloud.start()
         if not _wait_for(lambda: self._ready.is_set() or self.cloud_has_ended(), 60) or not self._ready.is_set():

@@ -9,8 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+from serverless.local.doors import Door
 from serverless.local.processes import ROOT
-from serverless.local.stack import Stack, StackError, raise_on_signals, say
+from serverless.local.stack import LambdaWeb, Stack, StackError, raise_on_signals, say
 
 FOLDER = ROOT / ".local"
 
@@ -19,6 +20,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where database, objects and secrets are kept")
     parser.add_argument("--port", type=int, default=8000, help="another one is taken if this is in use")
+    parser.add_argument("--lambda", dest="is_lambda", action="store_true", help="run the web side as Lambda would")
+    parser.add_argument("--door", type=Door, choices=list(Door), default=Door.HTTP, help="what stands before Lambda")
+    parser.add_argument("--stage", default="", help="API Gateway's stage, which all addresses then begin with")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     with (options.folder / "up.lock").open("a+") as lock:
@@ -29,7 +33,15 @@ def main() -> int:
             where = lock.read().strip() or "(still starting)"
             print(f"Cloudqueue is already running from this folder: {where}", file=sys.stderr)
             return 1
-        return run(Stack(options.folder, options.port), lock)
+        web = _package(options.folder, options.door, options.stage) if options.is_lambda else None
+        return run(Stack(options.folder, options.port, web=web), lock)
+
+
+def _package(folder: Path, door: str, stage: str) -> LambdaWeb:
+    from serverless.packaging import build
+
+    say("building the package of the web side for this machine ...")
+    return LambdaWeb(build("local", folder / "lambda" / "cloudqueue-web.zip"), door, stage)
 
 
 def run(stack: Stack, lock: object) -> int:

@@ -34,10 +34,13 @@ class Seen:
 
 
 class Visitor:
-    """A person's session at the site. Close it, or use it as a context manager."""
+    """A person's session at the site. Close it, or use it as a context manager.
 
-    def __init__(self, url: str) -> None:
-        self.client = httpx.Client(base_url=url, timeout=120)
+    transport: what carries requests; None for the network.
+    """
+
+    def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
+        self.client = httpx.Client(base_url=url, timeout=120, transport=transport)
 
     def __enter__(self) -> Self:
         return self

@@ -63,11 +63,11 @@ def pointed_at(url, monkeypatch):
     """This process's clients, and one for the test, at the SQS there."""
     for name, value in environment(url).items():
         monkeypatch.setenv(name, value)
-    aws._forget_parents_clients()
+    aws.forget_clients()
     yield boto3.client(
         "sqs", endpoint_url=url, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
     )
-    aws._forget_parents_clients()
+    aws.forget_clients()
 
 
 @pytest.fixture(params=["fake", "moto"])

@@ -173,7 +173,7 @@ def test_a_stopped_cloud_keeps_objects_and_mail_but_a_killed_one_is_gone(tmp_pat
     def use(url: str) -> Bucket:
         for name, value in environment(url).items():
             monkeypatch.setenv(name, value)
-        aws._forget_parents_clients()
+        aws.forget_clients()
         return Bucket(NAMES_ARGUMENTS["bucket"])
 
     with run_cloud(tmp_path / "kept", ORIGIN) as url:
@@ -190,7 +190,7 @@ def test_a_stopped_cloud_keeps_objects_and_mail_but_a_killed_one_is_gone(tmp_pat
         assert again.read(KEY) == b"a,b\n"
         assert again.info(KEY).filename == "Zoë.csv"
         assert "Hello" in httpx.get(f"{url}/_mail/0").text
-    aws._forget_parents_clients()
+    aws.forget_clients()
 
 
 def test_the_cloud_stops_at_once_though_a_long_poll_is_waiting(tmp_path):

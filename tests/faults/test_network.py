@@ -21,6 +21,8 @@ from tests.faults.messages import NAP, NOTE, envelope, put
 from tests.faults.plant import Plant, Worker, plant
 from tests.waiting import wait_for
 
+pytestmark = [pytest.mark.faults, pytest.mark.broker]
+
 POOLS = ("prefork", "threads", "solo")
 RECEIVE, SEND = "ReceiveMessage", "SendMessageBatch"
 DELETE, RENEW = "DeleteMessageBatch", "ChangeMessageVisibilityBatch"
@@ -260,7 +262,7 @@ def producer(works, monkeypatch) -> Iterator[Callable[..., App]]:
     """Makes a producer in this process. options: of the transport."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "any")
-    aws._forget_parents_clients()
+    aws.forget_clients()
     made: list[App] = []
 
     def make(**options: Any) -> App:
@@ -282,7 +284,7 @@ def producer(works, monkeypatch) -> Iterator[Callable[..., App]]:
     yield make
     for app in made:
         app.close()
-    aws._forget_parents_clients()
+    aws.forget_clients()
 
 
 def ids_in_queue(works: Plant, name: str = "work") -> list[str]:
@@ -324,7 +326,7 @@ def test_an_outage_longer_than_publish_seconds_is_reported_with_the_task_id(work
     began = time.monotonic()
     with pytest.raises(PublishError, match="ServiceUnavailable") as error:
         app.signature(NOTE).apply_async(task_id="lost")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert [(each.task_id, each.queue) for each in error.value.unsent] == [("lost", "work")]
     assert works.server.counts[SEND] >= 2
 

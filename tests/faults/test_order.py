@@ -13,6 +13,8 @@ from tests.faults.messages import FAIL, NAP, client, envelope, put
 from tests.faults.plant import Plant, Trace
 from tests.waiting import wait_for
 
+pytestmark = [pytest.mark.faults, pytest.mark.broker]
+
 CRASH = "tests.faults.app.crash"
 LEVELS = ("high", "middle", "low")
 

@@ -14,6 +14,8 @@ from serverless import fakesqs
 from tests.faults.messages import NAP, envelope, put
 from tests.waiting import wait_for
 
+pytestmark = [pytest.mark.faults, pytest.mark.broker]
+
 
 def put_naps(works, count: int, seconds: float = 1.0) -> None:
     put(works, [envelope(task=NAP, args=[seconds, number]) for number in range(count)])

@@ -14,6 +14,8 @@ from tests.faults.messages import envelope, put
 from tests.faults.plant import Plant, Trace, Worker
 from tests.waiting import wait_for
 
+pytestmark = [pytest.mark.faults, pytest.mark.broker]
+
 LINGER, CRASH = "tests.faults.app.linger", "tests.faults.app.crash"
 #: Prefork in every run, the others in CI.
 PREFORK_FIRST = [
@@ -132,7 +134,7 @@ def test_a_cold_stop_gives_back_what_it_cut_off_as_well(works, pool):
     worker.tell(signal.SIGQUIT)
     wait_for(lambda: works.visible() >= 11, "what was not started, at once", AT_ONCE)
     # Threads, and solo, cannot be cut off: what runs there is finished.
-    wait_for(lambda: works.depth() == works.visible(), "what was cut off", 10)
+    wait_for(lambda: works.depth() == works.visible(), "what was cut off", 20)
     worker.process.wait(20)
     works.start_worker("threads", concurrency=2)
     works.await_empty(seconds=20)

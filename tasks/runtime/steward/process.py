@@ -452,7 +452,7 @@ def _settle_for_outages() -> None:
 def _release() -> str:
     from django.conf import settings
 
-    return str(getattr(settings, "RELEASE", "") or os.environ.get("RELEASE", ""))
+    return str(settings.RELEASE)
 
 
 def _load() -> float:

@@ -1,0 +1,31 @@
+"""What is done when an event comes by its name: see EVENT_HANDLERS in the settings.
+
+A handler is given the event and the invocation; it ends before the function's time does, is safe to run twice at once,
+and raises if it failed, so that AWS tries again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import structlog
+from django.utils import timezone
+
+from django_app.datasets import housekeeping
+from django_app.ledger import housekeeping as ledger_housekeeping
+from serverless.entrypoints.invocation import Invocation
+
+log = structlog.get_logger(__name__)
+
+#: Seconds that are left to the datasets' part, which is short, and to the answer.
+_RESERVE_SECONDS = 5.0
+
+
+def housekeeping_round(event: dict[str, Any], invocation: Invocation) -> dict[str, int]:
+    """One round of the minute's housekeeping; what it did."""
+    budget = max(1.0, invocation.remaining_seconds() - _RESERVE_SECONDS)
+    now = timezone.now()
+    done = asdict(ledger_housekeeping.run(now, budget)) | asdict(housekeeping.run(now))
+    log.info("housekeeping", **done)
+    return done
