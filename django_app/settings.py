@@ -154,6 +154,8 @@ CONTENT_SECURITY_POLICY = {
 # With the prefix in it: Django would keep the one of the first request.
 STATIC_URL = env.STATIC_URL or f"{PUBLIC_PREFIX}/static/"
 WHITENOISE_STATIC_PREFIX = "/static/"
+# A package holds each file once, and a start looks at half as many.
+WHITENOISE_KEEP_ONLY_HASHED_FILES = True
 STATIC_ROOT = BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "django_app" / "static"]
 # From a checkout, static files are served as they lie; from a package, collected and with hashed names.
@@ -269,7 +271,7 @@ structlog.configure(
 )
 _RENDERERS: dict[str, list[Any]] = {
     "json": [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
-    # Plain: where rich is installed it takes minutes to frame the traceback of an exception with a long message.
+    # Plain: where rich is installed it would show what variables hold, and take minutes for a long message.
     "console": [
         structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback)
     ],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from importlib import import_module
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "django_app.settings")
@@ -76,12 +77,14 @@ def _load() -> None:
     from django.template import engines
     from django.urls import get_resolver
 
-    from tasks.celery import app
+    from tasks.celery import app, task_modules
 
     # Properties build what they name: the addresses with all views, the tags of templates, the way of a message.
     _ = get_resolver().reverse_dict
     engines["django"].get_template("base.html")
-    app.loader.import_default_modules()
+    # Celery's own loader would have Django check all models, which takes as long as all the rest of this.
+    for module in task_modules():
+        import_module(module)
     app.finalize()
     _ = app.backend, app.amqp, app.events
 

@@ -6,8 +6,8 @@ Both run under AWS's runtime client, with byte code as their packages bring it. 
 medians, ratios medians of each round's ratio. Zappa is told to load Django while it starts
 (INSTANTIATE_LAMBDA_HANDLER_ON_IMPORT), and gets boto3 as a layer, as Lambda has it.
 
-start: from the start of the process until it asks for the first event. cpu: of the process until then. first, warm:
-seconds of the first request for the page to sign in, and of the hundred after it.
+start: from the start of the process until it asks for the first event. first, warm: seconds of the first request for the
+page to sign in, and of the hundred after it. cpu: of the process until it has answered the first.
 overhead: the same page by way of an event, against Django's WSGI application called with a finished environ.
 """
 
@@ -105,10 +105,10 @@ def measure(make: Callable[[], Sandbox]) -> dict[str, float]:
     """One cold start."""
     sandbox = make()
     try:
-        cpu = psutil.Process(sandbox.pid).cpu_times()
         payload = json.dumps(PAGE).encode()
         answer = sandbox.invoke(payload)
         assert answered(answer.json())[0] == 200, answer
+        cpu = psutil.Process(sandbox.pid).cpu_times()
         warm = [sandbox.invoke(payload).seconds for _ in range(WARM)]
     finally:
         sandbox.close()

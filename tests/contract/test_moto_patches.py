@@ -106,3 +106,45 @@ backend.queues["q"]._messages[0].sent_timestamp -= 61000
 print(len(backend.receive_message("q", 5, 0, 30, None)))
 """
     assert plain_moto(code) == "0"
+
+
+def test_moto_needs_docker_to_run_a_function():
+    """serverless.local.functions runs them."""
+    code = """
+import inspect
+from moto.awslambda.models import LambdaFunction
+print("import docker" in inspect.getsource(LambdaFunction._invoke_lambda))
+"""
+    assert plain_moto(code) == "True"
+
+
+def test_moto_does_not_know_a_function_by_a_name_with_its_type():
+    code = """
+from moto.awslambda.models import LambdaStorage
+storage = LambdaStorage("us-east-1", "123456789012")
+asked = []
+storage._functions = type("Known", (dict,), {"get": lambda self, name, *rest: asked.append(name),
+                                             "__contains__": lambda self, name: asked.append(name)})()
+try:
+    storage.get_function_by_name_with_qualifier("function:web")
+except Exception:
+    pass
+print(asked and "web" not in asked)
+"""
+    assert plain_moto(code) == "True"
+
+
+def test_moto_has_no_list_of_function_urls():
+    code = """
+from moto.awslambda.urls import url_paths
+print(any(path.endswith("/urls/?$") or path.endswith("/urls$") for path in url_paths))
+"""
+    assert plain_moto(code) == "False"
+
+
+def test_moto_leaves_apis_behind_when_their_stack_is_deleted():
+    code = """
+from moto.apigateway.models import RestAPI
+print(any("delete_from_cloudformation_json" in vars(each) for each in (RestAPI,)) or hasattr(RestAPI, "delete"))
+"""
+    assert plain_moto(code) == "False"
