@@ -138,10 +138,12 @@ SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _https else None
 X_FRAME_OPTIONS = "SAMEORIGIN"
 # Where browsers upload to is known at run time only (the bucket's endpoint), so the upload page adds it itself.
+_static = urlsplit(env.STATIC_URL)
+_OURS = [SELF, f"{_static.scheme}://{_static.netloc}"] if _static.netloc else [SELF]
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
-        "default-src": [SELF],
-        "img-src": [SELF, "data:"],
+        "default-src": _OURS,
+        "img-src": [*_OURS, "data:"],
         "object-src": [NONE],
         "base-uri": [NONE],
         "form-action": [SELF],

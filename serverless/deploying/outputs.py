@@ -16,8 +16,11 @@ _REQUIRED = ("region", "artifacts_bucket", "public_url")
 
 @dataclass(frozen=True)
 class Outputs:
-    """public_url: where the site will be reached; an input of Terraform's, never discovered. environment: variables of
-    the function, none of them secret. dead_letter_arn: where events go that failed for good."""
+    """public_url: where the site will be reached; an input of Terraform's, never discovered.
+
+    environment: variables of the function, none of them secret. dead_letter_arn: where events go that failed for good.
+    static_bucket, static_url: where static files are copied to and served from; without them, the function serves its own.
+    """
 
     region: str = ""
     artifacts_bucket: str = ""
@@ -26,6 +29,8 @@ class Outputs:
     subnet_ids: tuple[str, ...] = ()
     security_group_ids: tuple[str, ...] = ()
     dead_letter_arn: str = ""
+    static_bucket: str = ""
+    static_url: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -65,6 +70,8 @@ def parse(text: str, source: str) -> Outputs:
     missing = [NAMES.get(name, name) for name in _REQUIRED if not getattr(outputs, name)]
     if missing:
         raise DeployError(f"{source} lacks {', '.join(missing)}. Apply infra/terraform for this stage first.")
+    if bool(outputs.static_bucket) != bool(outputs.static_url):
+        raise DeployError(f"{source}: static_bucket and static_url go together. Give both or none.")
     if urlsplit(outputs.public_url).scheme != "https":
         raise DeployError(f'{source}: public_url="{outputs.public_url}" must begin with https://. Correct the input.')
     return outputs

@@ -110,6 +110,8 @@ def merged(name: str, stage: Json, outputs: Outputs, release: str) -> Json:
         "PUBLIC_URL": outputs.public_url,
         "RELEASE": release,
     }
+    if outputs.static_bucket:
+        settings["aws_environment_variables"]["STATIC_URL"] = f"{outputs.static_url.rstrip('/')}/"
     if outputs.role_name:
         settings["role_name"] = outputs.role_name
     if not settings.get("role_name"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mimetypes
 import os
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from serverless.deploying.errors import DeployError
 from serverless.deploying.outputs import Outputs
 
 Json = dict[str, Any]
-_TARGET = ("python", "machine")
+#: Of the package.
+STATIC_FOLDER = "staticfiles/"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def plan(deployment: Deployment) -> list[str]:
     there = is_deployed(deployment)
     settings = deployment.settings
     told = [
+        *([f"copy new static files to {deployment.outputs.static_bucket}"] if deployment.outputs.static_bucket else []),
         f"{'update' if there else 'create'} the function {deployment.function} in {deployment.outputs.region} "
         f"(role {settings['role_name']}, {settings['memory_size']} MB, {settings['timeout_seconds']} s)"
         f" from {deployment.archive}, release {settings['aws_environment_variables']['RELEASE']}",
@@ -82,6 +85,9 @@ def deploy(deployment: Deployment, say: Say) -> None:
     """Bring the stage to the package. Raises DeployError at the first step that fails; it may be repeated."""
     verb = "update" if is_deployed(deployment) else "deploy"
     write_settings(deployment)
+    if deployment.outputs.static_bucket:
+        # First: pages of the new release name them. Those of the old one stay, which the old release's pages name.
+        say(f"static files: {copy_static_files(deployment)} new ones")
     say(f"zappa {verb} {deployment.stage}")
     zappa(deployment, verb, "--zip", str(deployment.archive))
     say("migrations")
@@ -145,6 +151,33 @@ def zappa(deployment: Deployment, command: str, *arguments: str) -> None:
     )
     if done.returncode:
         raise DeployError(f"zappa {command} failed with status {done.returncode}; its own lines stand above.")
+
+
+def copy_static_files(deployment: Deployment) -> int:
+    """Copy those that are not there yet; how many. Their names carry their content's hash. Raises DeployError."""
+    assert deployment.archive is not None  # noqa: S101 - a deploy has one
+    bucket, client = deployment.outputs.static_bucket, _client(deployment, "s3")
+    copied = 0
+    try:
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        there = {each["Key"] for page in pages for each in page.get("Contents", ())}
+        with zipfile.ZipFile(deployment.archive) as archive:
+            for name in archive.namelist():
+                key = name.removeprefix(STATIC_FOLDER)
+                # Compressed copies are WhiteNoise's: CloudFront compresses by itself.
+                if key == name or name.endswith(("/", ".gz", ".br", "staticfiles.json")) or key in there:
+                    continue
+                client.put_object(
+                    Bucket=bucket,
+                    Key=key,
+                    Body=archive.read(name),
+                    ContentType=mimetypes.guess_type(key)[0] or "application/octet-stream",
+                    CacheControl="public, max-age=31536000, immutable",
+                )
+                copied += 1
+    except (BotoCoreError, ClientError) as error:
+        raise DeployError(f"copying static files to {bucket} failed: {error}. Nothing was deployed.") from error
+    return copied
 
 
 def check_health(deployment: Deployment) -> None:

@@ -30,7 +30,7 @@ from django_app.settings import *
 
 ROOT_URLCONF = "team.urls"
 EVENT_HANDLERS = EVENT_HANDLERS | {
-    name: f"team.events.{name}" for name in ("broken", "slow", "crash", "draw", "modules", "backend")
+    name: f"team.events.{name}" for name in ("broken", "slow", "crash", "draw", "modules", "backend", "audit")
 }
 # As a snapshot would: whoever goes on from it draws the same numbers.
 random.seed(1)
@@ -113,6 +113,12 @@ def draw(event, invocation):
 
 def modules(event, invocation):
     return sorted(sys.modules)
+
+
+def audit(event, invocation):
+    from django_app.console.models import AuditEntry
+
+    return list(AuditEntry.objects.order_by("id").values_list("actor", "action", "target", "outcome", "detail"))
 
 
 def backend(event, invocation):
@@ -277,8 +283,9 @@ def test_what_takes_too_long_is_ended_and_the_next_one_has_a_sandbox_of_its_own(
         short.close()
 
 
-def test_commands_are_written_into_the_audit_log(site, sandbox, environment):
-    site.invoke({"manage": "check"})
+def test_commands_are_written_into_the_audit_log(site):
+    before = len(ask(site, {"event": "audit"}))
+    site.invoke({"manage": "check --fail-level ERROR"})
     site.invoke({"manage": "shell"})
     refused = site.invoke({"manage": "check 'unclosed"})
     assert "Close the quotation" in refused.json()["errorMessage"]
@@ -286,6 +293,15 @@ def test_commands_are_written_into_the_audit_log(site, sandbox, environment):
     assert failed.error
     # It goes on after a command that exits.
     assert ask(site, {"manage": "showmigrations console"})["command"] == "showmigrations"
+    entries = ask(site, {"event": "audit"})[before:]
+    assert [entry[:4] for entry in entries] == [
+        ["lambda", "manage", "check", "done"],
+        ["lambda", "manage", "shell", "refused"],
+        ["lambda", "manage", "migrate", "failed"],
+        ["lambda", "manage", "showmigrations", "done"],
+    ]
+    assert entries[0][4]["words"] == ["--fail-level", "ERROR"]
+    assert re.fullmatch(r"[0-9a-f-]{36}", entries[0][4]["request_id"])
 
 
 # Limits ---------------------------------------------------------------------------------------------------------------

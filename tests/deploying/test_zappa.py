@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,13 +45,16 @@ class Account:
         }
         self._endpoint = environment["AWS_ENDPOINT_URL"]
         self.client("iam").create_role(RoleName="cloudqueue-dev-web", AssumeRolePolicyDocument="{}")
-        self.client("s3").create_bucket(Bucket="artifacts")
+        for bucket in ("artifacts", "static-files"):
+            self.client("s3").create_bucket(Bucket=bucket)
         dead = self.client("sqs").create_queue(QueueName="dead-events")["QueueUrl"]
         arn = self.client("sqs").get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
         outputs = {
             "region": REGION,
             "artifacts_bucket": "artifacts",
             "public_url": PUBLIC_URL,
+            "static_bucket": "static-files",
+            "static_url": "https://static.example",
             "web_environment": {**self.variables, "SETTINGS_PREFIX": "/cloudqueue/dev"},
             "async_dead_letter_arn": arn["Attributes"]["QueueArn"],
         }
@@ -108,7 +112,8 @@ def account(tmp_path_factory: pytest.TempPathFactory, package: Path, site_enviro
 def deployed(account: Account) -> Account:
     """As after `make deploy STAGE=dev` in an empty account."""
     said = account.run("deploy", "--zip", str(account.package), "--yes")
-    assert "1. create the function cloudqueue-dev" in said
+    assert "1. copy new static files to static-files" in said
+    assert "2. create the function cloudqueue-dev" in said
     return account
 
 
@@ -138,6 +143,16 @@ def test_the_site_answers_through_each_door(deployed, door):
     assert status == 200
     assert b"Sign in" in body
     assert any(name == "set-cookie" and "csrftoken=" in value for name, value in headers)
+
+
+def test_static_files_lie_where_pages_look_for_them(deployed):
+    payload, _ = deployed.invoke(request("api_gateway_v1", path="/sign-in/", headers=[("Host", "site.example")]))
+    _, headers, page = answered(payload)
+    assert "default-src 'self' https://static.example;" in f"{dict(headers)['content-security-policy']};"
+    key = re.search(rb'href="https://static.example/(css/site\.[0-9a-f]{12}\.css)"', page)[1].decode()
+    found = deployed.client("s3").get_object(Bucket="static-files", Key=key)
+    assert (found["ContentType"], found["CacheControl"]) == ("text/css", "public, max-age=31536000, immutable")
+    assert b"font" in found["Body"].read()
 
 
 def test_the_rules_event_does_the_housekeeping(deployed):
@@ -213,7 +228,8 @@ def test_a_request_enqueues_what_a_real_worker_finishes(deployed):
 def test_an_update_takes_the_new_settings_and_keeps_the_front_door(deployed):
     [before] = deployed.client("apigateway").get_rest_apis()["items"]
     said = deployed.run("deploy", "--zip", str(deployed.package), "--yes")
-    assert "1. update the function" in said
+    assert "2. update the function" in said
+    assert "static files: 0 new ones" in said
     [after] = deployed.client("apigateway").get_rest_apis()["items"]
     assert after["id"] == before["id"]
     assert len(deployed.client("events").list_rules()["Rules"]) == 1

@@ -134,6 +134,7 @@ def test_terraforms_outputs_are_read_by_their_names():
         ('{"region": "x"}', "is not what `terraform output -json` prints"),
         ("{}", "lacks region, artifacts_bucket, public_url"),
         (told(region=None), "lacks region. Apply infra/terraform"),
+        (told(static_bucket="x"), "static_bucket and static_url go together"),
         (told(public_url="http://site.example"), "must begin with https://"),
     ],
 )
