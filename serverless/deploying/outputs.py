@@ -19,7 +19,7 @@ class Outputs:
     """public_url: where the site will be reached; an input of Terraform's, never discovered.
 
     environment: variables of the function, none of them secret. dead_letter_arn: where events go that failed for good.
-    static_bucket, static_url: where static files are copied to and served from; without them, the function serves its own.
+    static_bucket, static_url: where static files are copied to and served from; without them, the function serves them.
     """
 
     region: str = ""

@@ -101,13 +101,15 @@ def _build_clients() -> None:
 
 
 def _after_restore() -> None:
-    """What sandboxes that go on from one snapshot must not share."""
+    """What sandboxes that go on from one snapshot must not share.
+
+    The clients of SQS and S3 may stay: they have no connection yet, and Lambda's credentials are asked for anew.
+    """
     from django_app.postgresql import base
 
     random.seed()
     connections.close_all()
     base.forget_secrets()
-    aws.forget_clients()
 
 
 def _register_restore() -> None:
