@@ -11,6 +11,7 @@ import pytest
 from celery import shared_task
 from django.core.cache import cache
 from django.core.signals import got_request_exception
+from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 from openapi_spec_validator import validate
@@ -445,6 +446,16 @@ def test_what_fails_is_500_in_json_and_heard_of(program, monkeypatch):
     assert len(heard) == 1
     assert "secret" not in json.dumps(error)
     assert error["remedy"] == "Try again in a moment."
+
+
+def test_an_absent_database_is_503_in_json(program, monkeypatch):
+    def fail(*args: object) -> None:
+        raise OperationalError("connection to db.internal failed for user web")
+
+    monkeypatch.setattr(queries, "workers", fail)
+    error = program.get("/workers", 503)["error"]
+    assert error["rule"] == "it does not answer"
+    assert "db.internal" not in json.dumps(error)
 
 
 def test_strangers_are_told_where_tokens_are_made():

@@ -22,8 +22,9 @@ _ERRORS = {
     "415": "The body is not application/json.",
     "500": "It failed, and has logged why.",
     "502": "SQS did not do it.",
+    "503": "The database does not answer.",
 }
-_OF_READING = ("400", "401", "403", "404", "405", "409", "500", "502")
+_OF_READING = ("400", "401", "403", "404", "405", "409", "500", "502", "503")
 _KINDS: dict[str, Json] = {
     "text": {"type": "string"},
     "flag": {"type": "boolean"},

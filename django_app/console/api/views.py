@@ -9,6 +9,7 @@ import structlog
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import RequestDataTooBig
 from django.core.signals import got_request_exception
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.request import UnreadablePostError
 from django.views.decorators.cache import never_cache
@@ -56,6 +57,9 @@ def _answering(methods: tuple[str, ...], work: Work) -> Callable[..., HttpRespon
             return _not_found(request)
         except RefusalError as refusal:
             return _refused(refusal)
+        except (OperationalError, InterfaceError) as error:
+            log.warning("console_api_without_database", path=request.path, error=type(error).__name__)
+            return _refused(RefusalError("database", "", "it does not answer", "Try again in ten seconds.", 503))
         except Exception:
             log.exception("console_api_failed", path=request.path)
             # Whoever collects errors hears of it as of any other.
