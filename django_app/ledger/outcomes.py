@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
@@ -20,7 +20,8 @@ from django_app.ledger import parking
 from django_app.ledger.claiming import Decision, Verdict
 from django_app.ledger.claims import Claim
 from django_app.ledger.models import Attempt, Run, UniqueRun
-from django_app.ledger.services import PUBLISH_CLAIM, REPLACED
+from django_app.ledger.services import REPLACED, claimed_until
+from django_app.ledger.statements import Statement
 from django_app.ledger.states import FINAL, Outcome, Report, State, sources, target
 
 _LONGEST_ERROR = 500
@@ -45,33 +46,56 @@ class Ended:
     celery_state: str = ""
 
 
+#: What an attempt is recorded with, in the order of _attempt_values.
+_ATTEMPT = (
+    *("run_id", "number", "holder", "worker", "receives", "started_at", "ended_at"),
+    *("outcome", "error", "traceback", "log_tail"),
+)
+_CLOSE = Statement(
+    f"INSERT INTO ledger_attempt ({', '.join(_ATTEMPT)}) VALUES ({', '.join(['%s'] * len(_ATTEMPT))})"  # noqa: S608 - all of it ours
+)
+#: What a run ends with, in the order of _end_values.
+_END = ("state", "finished_at", "result", "children", "celery_state", "error", "fingerprint")
+_END_HELD = f"""
+    UPDATE ledger_run SET {", ".join(f"{name} = %s" for name in _END)}, lease_until = NULL, holder = '', parked_for = ''
+    WHERE id = %s AND holder = %s AND state IN ({", ".join(f"'{each}'" for each in sorted(State) if each not in FINAL)})
+"""  # noqa: S608 - as above
+_END_RUN = Statement(_END_HELD)
+#: Both in one, which only Postgres can.
+_END_BOTH = Statement(
+    f"""
+    WITH ended AS ({_END_HELD} RETURNING id)
+    INSERT INTO ledger_attempt ({", ".join(_ATTEMPT)})
+    SELECT id{", %s" * (len(_ATTEMPT) - 1)} FROM ended
+    """  # noqa: S608 - as above
+)
+
+
+def is_one_statement(claim: Claim) -> bool:
+    """Whether the end of such a run, if nothing follows from it, needs no transaction."""
+    return connection.vendor == "postgresql" and not claim.limit_key and not claim.unique_key
+
+
+def finish_at_once(claim: Claim, report: Report, ended: Ended) -> bool:
+    """End a run that `is_one_statement`. False, and nothing changed, where another holds it: then call `finish`."""
+    return _end_held(claim.run_id, report, claim, ended, timezone.now())
+
+
 def finish(run_id: str, report: Report, ended: Ended) -> list[Run] | None:
     """End a run; the runs that its end released. None, and nothing changed, where it has ended already or is unknown.
 
     Call it in a transaction, and record what follows from it in the same.
     """
     now = timezone.now()
-    fields: dict[str, Any] = {
-        "state": target(report),
-        "finished_at": now,
-        "lease_until": None,
-        "holder": "",
-        "result": ended.result,
-        "children": ended.children,
-        "celery_state": ended.celery_state,
-        "error": ended.error[:_LONGEST_ERROR],
-        "fingerprint": fingerprint(ended.error, ended.traceback) if ended.error else "",
-        "parked_for": "",
-    }
     claim = ended.claim
-    open_runs = Run.objects.filter(pk=run_id, state__in=sources(report))
-    if claim is not None and open_runs.filter(holder=claim.holder).update(**fields):
-        _close_attempt(claim, ended, now)
+    if claim is not None and _end_held(run_id, report, claim, ended, now):
         return _make_room(run_id, claim, now)
+    open_runs = Run.objects.filter(pk=run_id, state__in=sources(report))
     row = open_runs.select_for_update().values("holder", "worker", "attempts", "receives", "started_at").first()
     if row is None:
         return None
-    open_runs.update(**fields)
+    fields = dict(zip(_END, _end_values(report, ended, now), strict=True))
+    open_runs.update(**fields, lease_until=None, holder="", parked_for="")
     if claim is not None:
         # It was taken over, and ends the run all the same.
         _close_attempt_anew(claim, ended, now)
@@ -88,6 +112,23 @@ def finish(run_id: str, report: Report, ended: Ended) -> list[Run] | None:
         by = f"attempt {claim.number}" if claim is not None else "another"
         _close_attempt(displaced, Ended(Outcome.LOST, error=f"the run was ended by {by}: {report}"), now)
     return _make_room(run_id, claim, now)
+
+
+def _end_held(run_id: str, report: Report, claim: Claim, ended: Ended, now: datetime.datetime) -> bool:
+    """End a run that the claim still holds, and its attempt."""
+    ending = [*_end_values(report, ended, now), run_id, claim.holder]
+    if connection.vendor == "postgresql":
+        return _END_BOTH.count([*ending, *_attempt_values(claim, ended, now)[1:]]) == 1
+    if not _END_RUN.count(ending):
+        return False
+    _close_attempt(claim, ended, now)
+    return True
+
+
+def _end_values(report: Report, ended: Ended, now: datetime.datetime) -> list[Any]:
+    kind = fingerprint(ended.error, ended.traceback) if ended.error else ""
+    error = ended.error[:_LONGEST_ERROR]
+    return [target(report), now, ended.result, ended.children, ended.celery_state, error, kind]
 
 
 def record_ended(run: Run, report: Report, ended: Ended) -> bool:
@@ -122,7 +163,7 @@ def release(claim: Claim, ended: Ended, again: Run) -> Run | None:
     again: the run as the new message has it.
     """
     now = timezone.now()
-    again.publish_claimed_until = now + PUBLISH_CLAIM
+    again.publish_claimed_until = claimed_until(again, now)
     moved = _of_or_given_up(claim).update(
         state=target(Report.RELEASED),
         message=again.message,
@@ -189,19 +230,14 @@ def _close_attempt_anew(claim: Claim, ended: Ended, now: datetime.datetime) -> N
 
 
 def _close_attempt(claim: Claim, ended: Ended, now: datetime.datetime) -> None:
-    Attempt.objects.create(
-        run_id=claim.run_id,
-        number=claim.number,
-        holder=claim.holder,
-        worker=claim.worker,
-        receives=claim.receives,
-        started_at=claim.started_at,
-        ended_at=now,
-        outcome=ended.outcome,
-        error=ended.error[:_LONGEST_ERROR],
-        traceback=ended.traceback[-_LONGEST_TRACEBACK:],
-        log_tail=ended.log_tail,
-    )
+    _CLOSE.count(_attempt_values(claim, ended, now))
+
+
+def _attempt_values(claim: Claim, ended: Ended, now: datetime.datetime) -> list[Any]:
+    return [
+        *(claim.run_id, claim.number, claim.holder, claim.worker, claim.receives, claim.started_at, now),
+        *(ended.outcome, ended.error[:_LONGEST_ERROR], ended.traceback[-_LONGEST_TRACEBACK:], ended.log_tail),
+    ]
 
 
 def set_state(run_id: str, state: str, result: str) -> bool:

@@ -56,7 +56,9 @@ def wait_for(key: str, limit: Limit, run_id: str, now: datetime.datetime) -> tup
 def _begun(key: str, since: datetime.datetime, most: int) -> list[datetime.datetime]:
     """When the newest attempts of a limit key began, newest first. A run that is tried again begins more than once."""
     last = Run.objects.filter(limit_key=key, started_at__gt=since)
-    earlier = Attempt.objects.filter(run__limit_key=key, number__lt=F("run__attempts"), started_at__gt=since)
+    # Of a run's attempts the last began last, so few runs are asked for their attempts.
+    again = {"run__attempts__gt": 1, "run__started_at__gt": since}
+    earlier = Attempt.objects.filter(run__limit_key=key, **again, number__lt=F("run__attempts"), started_at__gt=since)
     times = [
         time
         for begun in (last, earlier)

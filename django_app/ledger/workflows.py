@@ -6,6 +6,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from django_app.ledger.models import Chord, ChordPart, SavedGroup
+from django_app.ledger.statements import NOW, Statement
 
 
 def begin_chord(group_id: str, header: str) -> None:
@@ -29,25 +30,35 @@ def add_to_chord(group_id: str, more: int = 1) -> bool:
     return bool(Chord.objects.filter(group_id=group_id).update(size=F("size") + more))
 
 
+_RETURN = Statement(
+    """
+    INSERT INTO ledger_chordpart (chord_id, part_id, position, result)
+    SELECT group_id, %s, %s, %s FROM ledger_chord WHERE group_id = %s AND finished_at IS NULL {locked}
+    ON CONFLICT DO NOTHING
+    """,
+    # Whoever waits for the lock sees then whether the chord is over. SQLite's writers queue anyway.
+    postgresql={"locked": "FOR NO KEY UPDATE"},
+    sqlite={"locked": ""},
+)
+_COUNT = Statement(
+    """
+    UPDATE ledger_chord SET done = done + 1, finished_at = CASE WHEN done + 1 >= size THEN {now} END
+    WHERE group_id = %s AND finished_at IS NULL RETURNING finished_at
+    """,
+    **NOW,
+)
+
+
 def return_part(group_id: str, part_id: str, position: int | None, result: str) -> Chord | None:
     """Count a part. The chord, if this was its last one: then the caller sends the callback, in the same transaction.
 
     Call it in a transaction: until its end others that return parts of this chord wait.
     """
-    chord = Chord.objects.select_for_update().filter(group_id=group_id, finished_at=None).first()
-    if chord is None:
+    if not _RETURN.count([part_id, position, result, group_id]):
+        # It has been counted, or the chord is over, or unknown.
         return None
-    _, is_new = ChordPart.objects.get_or_create(
-        chord=chord, part_id=part_id, defaults={"position": position, "result": result}
-    )
-    if not is_new:
-        return None
-    chord.done += 1
-    is_last = chord.size is not None and chord.done >= chord.size
-    if is_last:
-        chord.finished_at = timezone.now()
-    chord.save(update_fields=["done", "finished_at"])
-    return chord if is_last else None
+    is_last = any(finished_at is not None for (finished_at,) in _COUNT.rows([group_id]))
+    return Chord.objects.get(pk=group_id) if is_last else None
 
 
 def part_results(chord: Chord) -> list[tuple[str, str]]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _LOG_LINES = 40
 _LONGEST_LOG = 8000
+_LONGEST_TRACEBACK = 20_000
+_LEFT_OUT = "\n[...]\n"
 
 
 @dataclass
@@ -76,3 +78,11 @@ def describe(error: BaseException) -> str:
 def storable(text: Any) -> str:
     """What every database can keep of a text: Postgres refuses NUL, and nobody encodes half a surrogate pair."""
     return str(text).replace("\x00", "").encode("utf-8", "replace").decode() if text is not None else ""
+
+
+def shortened(traceback: str) -> str:
+    """A traceback as it is kept: of a long one the beginning and the end, so that no message displaces its places."""
+    if len(traceback) <= _LONGEST_TRACEBACK:
+        return traceback
+    half = (_LONGEST_TRACEBACK - len(_LEFT_OUT)) // 2
+    return traceback[:half] + _LEFT_OUT + traceback[-half:]

@@ -80,7 +80,7 @@ def end(
     run_id: str,
     report: Report,
     ended: Ended,
-    follow: Callable[[], None],
+    follow: Callable[[], None] | None,
     *,
     attempt: Current | None,
     request: Any,
@@ -88,10 +88,15 @@ def end(
 ) -> None:
     """End a run with all that follows; nothing of it where it has ended before.
 
-    follow: called within the transaction. unknown: how to record a run that was never enqueued; None: do not.
+    follow: called within the transaction; None: nothing follows.
+    unknown: how to record a run that was never enqueued; None: do not.
     """
     succeeds = report is Report.SUCCEEDED
     enqueued_before = list(request.children) if request is not None else []
+
+    def told() -> Ended:
+        log_tail = attempt.log_tail if attempt else ""
+        return replace(ended, claim=attempt.claim if attempt else None, log_tail=log_tail, children=_children(request))
 
     def work() -> None:
         if succeeds and attempt is not None:
@@ -99,24 +104,29 @@ def end(
             request._children = list(enqueued_before)
             for send in attempt.successors:
                 send()
-        told = replace(
-            ended,
-            claim=attempt.claim if attempt else None,
-            log_tail=attempt.log_tail if attempt else "",
-            children=_children(request),
-        )
-        released = outcomes.finish(run_id, report, told)
-        if released is None and (unknown is None or not outcomes.record_ended(unknown, report, told)):
+        released = outcomes.finish(run_id, report, told())
+        if released is None and (unknown is None or not outcomes.record_ended(unknown, report, told())):
             raise _EndedBeforeError
-        follow()
+        if follow is not None:
+            follow()
         recording.publish_after_commit(released or [])
 
+    if attempt is not None and follow is None and _is_alone(attempt):
+        claim = attempt.claim
+        if persistently(lambda: outcomes.finish_at_once(claim, report, told())):
+            attempt.is_over = True
+            return
     try:
         transact(attempt, work)
     except _EndedBeforeError:
         if attempt is not None:
             attempt.is_over = True
         log.info("outcome_too_late", task_id=run_id, outcome=report)
+
+
+def _is_alone(attempt: Current) -> bool:
+    """Whether nothing but the attempt's own record belongs to its end."""
+    return not attempt.successors and not connection.in_atomic_block and outcomes.is_one_statement(attempt.claim)
 
 
 def _children(request: Any) -> str:
@@ -170,4 +180,9 @@ def hand_back(attempt: Current) -> None:
 
 def failed(outcome: Outcome, error: BaseException, traceback: Any, result: str) -> Ended:
     """How an attempt ended that failed."""
-    return Ended(outcome, error=attempts.describe(error), traceback=attempts.storable(traceback), result=result)
+    return Ended(
+        outcome,
+        error=attempts.describe(error),
+        traceback=attempts.shortened(attempts.storable(traceback)),
+        result=result,
+    )

@@ -220,7 +220,7 @@ def _tell_executed(task: Any, outcome: str, error: Any = None, trace: str = "") 
     sent = (request.retries or 0) + (getattr(request, "replaced_task_nesting", 0) or 0)
     number = attempt.claim.number if attempt is not None else sent + 1
     # What is begun again waits for other reasons than that workers are busy.
-    wait = _wait_seconds(request.__dict__, wall) if number == sent + 1 else None
+    wait = wait_seconds(request.__dict__, wall) if number == sent + 1 else None
     # The context is bound already.
     _tell(told._replace(attempt=number, wait_seconds=wait), {}, trace, is_counted=not request.is_eager)
 
@@ -263,7 +263,7 @@ def _seconds_since(start: float | None) -> float | None:
     return max(0.0, time.time() - start) if start else None
 
 
-def _wait_seconds(request: Mapping[str, Any], started: float) -> float | None:
+def wait_seconds(request: Mapping[str, Any], started: float) -> float | None:
     """From the later of when it was enqueued and its eta until it started."""
     enqueued = request.get(ENQUEUED_AT)
     if not isinstance(enqueued, int | float):
@@ -284,7 +284,9 @@ def _tell(ended: Ended, context: Mapping[str, Any], trace: str = "", *, is_count
     if ended.error:
         fields["error"] = ended.error
     if trace:
-        fields["exception"] = trace
+        from tasks.runtime import attempts
+
+        fields["exception"] = attempts.shortened(trace)
     getattr(log, _LEVELS[ended.outcome])(f"task_{ended.outcome}", **fields)
     if is_counted:
         from tasks.runtime import metrics

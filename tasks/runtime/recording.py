@@ -25,7 +25,7 @@ from typing import Any
 import structlog
 from celery import current_app, current_task
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, connection, connections, transaction
 from django.utils import timezone
 
 from django_app.ledger import redaction, requester, services
@@ -39,6 +39,23 @@ _LONGEST_DELAY_SECONDS = 900
 
 _gathered: ContextVar[list[Run] | None] = ContextVar("gathered", default=None)
 _watched: ContextVar[list[Run] | None] = ContextVar("watched", default=None)
+
+
+class OtherTransactionError(RuntimeError):
+    """A run is enqueued in a transaction of another database than the one that records it.
+
+    task: its name. database: the alias in DATABASES.
+    """
+
+    def __init__(self, task: str, database: str) -> None:
+        super().__init__(
+            f'task {task} is enqueued in a transaction of the database "{database}", and runs are recorded in '
+            f'"{DEFAULT_DB_ALIAS}": it would leave at once, and a rollback would not take it back. Enqueue it in '
+            f'transaction.on_commit(..., using="{database}"), or open a transaction of "{DEFAULT_DB_ALIAS}" as well, '
+            "with which it then leaves, or let recorded=False send it at once and without a record."
+        )
+        self.task = task
+        self.database = database
 
 
 class Keeper:
@@ -196,12 +213,21 @@ def keep(run: Run) -> None:
 
 
 def record(run: Run) -> None:
-    """Record a run and have it published after the commit, or gather it with others."""
+    """Record a run and have it published after the commit, or gather it with others. Raises OtherTransactionError."""
+    _refuse_another_databases_transaction(run)
     gathered = _gathered.get()
     if gathered is not None:
         gathered.append(run)
     else:
         _record([run])
+
+
+def _refuse_another_databases_transaction(run: Run) -> None:
+    if connection.in_atomic_block:
+        return
+    for each in connections.all(initialized_only=True):
+        if each.in_atomic_block:
+            raise OtherTransactionError(run.task, each.alias)
 
 
 @contextmanager

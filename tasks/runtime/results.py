@@ -109,11 +109,11 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
         is_stored = store_result and not getattr(request, "ignore_result", False)
         kept = self._kept(task_id, result, state) if is_stored else ""
 
-        def follow() -> None:
-            if request.chord:
-                self.on_chord_part_return(request, state, result)
+        def return_part() -> None:
+            self.on_chord_part_return(request, state, result)
 
         ended = Ended(Outcome.SUCCEEDED, result=kept)
+        follow = return_part if request.chord else None
         endings.end(task_id, Report.SUCCEEDED, ended, follow, attempt=attempt, request=request)
 
     def mark_as_failure(  # noqa: PLR0917 - Celery's signature
@@ -133,16 +133,18 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
         kept = self._kept_error(task_id, exc, state) if store_result else ""
         ended = endings.failed(_OUTCOMES[report], exc, traceback, kept)
 
+        chain = getattr(request, "chain", None)
+        errbacks = call_errbacks and request is not None and request.errbacks
+
         def follow() -> None:
-            if request is None:
-                return
             if request.chord:
                 self.on_chord_part_return(request, state, exc)
-            self._fail_chain(getattr(request, "chain", None), exc, traceback, store_result=True, state=state)
-            if call_errbacks and request.errbacks:
+            self._fail_chain(chain, exc, traceback, store_result=True, state=state)
+            if errbacks:
                 self._call_task_errbacks(request, exc, traceback)
 
-        self._end(task_id, report, ended, follow, request)
+        follows = request is not None and (request.chord or chain or errbacks)
+        self._end(task_id, report, ended, follow if follows else None, request)
 
     def mark_as_revoked(  # noqa: PLR0917 - Celery's signature
         self,
@@ -212,7 +214,7 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
         else:
             endings.hand_back(attempt)
 
-    def _end(self, task_id: str, report: Report, ended: Ended, follow: Callable[[], None], request: Any) -> None:
+    def _end(self, task_id: str, report: Report, ended: Ended, follow: Callable[[], None] | None, request: Any) -> None:
         attempt = attempts.of(task_id)
         unknown = None
         if attempt is None:
@@ -253,7 +255,7 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
             described = result if isinstance(result, dict) else {}
             error = f"{described.get('exc_type', state)}: {described.get('exc_message', '')}"
         ended = Ended(_OUTCOMES[report], error=error, traceback=attempts.storable(traceback), result=kept)
-        self._end(task_id, report, ended, lambda: None, request)
+        self._end(task_id, report, ended, None, request)
         return result
 
     # Chords ----------------------------------------------------------------------------------------------------------
@@ -337,6 +339,9 @@ class LedgerBackend(_Backend):  # type: ignore[misc]
     def _call_task_errbacks(self, request: Any, exc: Any, traceback: Any) -> None:
         """Each by itself: one that breaks the transaction takes nothing but itself back."""
         for errback in list(request.errbacks or ()):
+            if errback["task"] not in self.app.tasks:
+                # Stewards, the web and the housekeeping import no tasks, and how it is called depends on it.
+                self.app.loader.import_default_modules()
             alone = Context(request.__dict__)
             alone.errbacks = [errback]
             try:

@@ -463,7 +463,7 @@ def consume(
 
 # Parts ---------------------------------------------------------------------------------------------------------------
 
-_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")
+_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "PREPARE")
 GROUP = 100
 
 
@@ -490,7 +490,7 @@ def cost_of(queries: Sequence[str]) -> Cost:
     reads = writes = commits = 0
     is_open = has_written = False
     for query in queries:
-        word = query.split(None, 1)[0].rstrip(";").upper()
+        word = word_of(query)
         if word == "BEGIN":
             is_open, has_written = True, False
         elif word == "COMMIT":
@@ -507,6 +507,28 @@ def cost_of(queries: Sequence[str]) -> Cost:
     # Part of a transaction that others begin and end.
     commits += is_open and has_written
     return Cost(reads, writes, len(queries), commits)
+
+
+def word_of(query: str) -> str:
+    """What a query does; of a prepared one, what that does; of several in one, what the first does that writes."""
+    word, _, rest = query.partition(" ")
+    if word == "EXECUTE":
+        return word_of(prepared()[rest.partition("(")[0]])
+    if word == "WITH":
+        return next(each for each in query.split() if each in ("UPDATE", "INSERT", "DELETE"))
+    return word.rstrip(";").upper()
+
+
+def prepared() -> dict[str, str]:
+    """The ledger's written-out statements, by the names under which they are prepared."""
+    from django_app.ledger import claims, outcomes, services, statements, workflows
+
+    return {
+        each._name: each._texts["postgresql"]
+        for module in (claims, outcomes, services, workflows)
+        for each in vars(module).values()
+        if isinstance(each, statements.Statement)
+    }
 
 
 @contextmanager
@@ -603,7 +625,7 @@ def probed(original: Callable[..., Any], read: Callable[[], float], found: list[
 
 def live(task: Any, read: Callable[[], float], repeats: int) -> tuple[Pairs, dict[str, int]]:
     """Enqueue and run recorded tasks in this process; the meter around each part, and how many tasks one call is for."""
-    from django_app.ledger import claims, outcomes, services, workflows
+    from django_app.ledger import claims, services, workflows
     from tasks.runtime import endings, publishing
 
     enqueueing = {
@@ -611,7 +633,7 @@ def live(task: Any, read: Callable[[], float], repeats: int) -> tuple[Pairs, dic
         "publish": (publishing, "publish"),
         "mark": (services, "mark_published"),
     }
-    running = {"claim": (claims, "claim"), "outcome": (endings, "end"), "attempt row": (outcomes, "_close_attempt")}
+    running = {"claim": (claims, "claim"), "outcome": (endings, "end")}
     found: Pairs = {}
     run = tracer(task)
 
@@ -638,7 +660,8 @@ def live(task: Any, read: Callable[[], float], repeats: int) -> tuple[Pairs, dic
 def part_costs(repeats: int) -> dict[str, dict[str, float]]:
     """By part: statements, round trips, commits, calls of functions, milliseconds and CPU of them, medians, all a task.
 
-    CPU is this process's, not the server's. What stands in a transaction of others commits nothing. Publishing is what a group's or a task's messages take without the mark. Django is set up, and the broker is there.
+    CPU is this process's, not the server's. What stands in a transaction of others commits nothing. Publishing is what a
+    group's or a task's messages take without the mark. Django is set up, and the broker is there.
     """
     from bench.tasks import noop
     from django.db import connection, reset_queries
@@ -664,7 +687,7 @@ def part_costs(repeats: int) -> dict[str, dict[str, float]]:
             "ms": statistics.median(after - before for before, after in timed[part]) * 1000 / number,
             "cpu_ms": statistics.median(after - before for before, after in used[part]) * 1000 / number,
         }
-        if part.startswith(("attempt row", "chord part")):
+        if part.startswith("chord part"):
             figures[part]["commits"] = 0
     for part in [part for part in figures if part.startswith("publish")]:
         mark = figures[part.replace("publish", "mark")]

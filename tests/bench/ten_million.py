@@ -4,7 +4,8 @@
         [--lists 300] [--most-ms 100] [--message-bytes 1000] [--keep] [--database-url URL] [--only TEXT] [--json]
 
 The server is the one of CLOUDQUEUE_TEST_DATABASE_URL; the database is made and dropped, unless --keep keeps it, for
-another time to be named with --database-url. Ten million runs and their attempts need some 30 GB and half an hour.
+another time to be named with --database-url and the same --rows. Ten million runs and their attempts need some 30 GB
+and half an hour.
 
 Exits with 1 if the 95th percentile of a question exceeds --most-ms (of the housekeeping's batches: of a statement), if
 one reads the whole of a large table, or if deleting old runs makes another UPDATE wait for a second. What exceeds is
@@ -77,7 +78,9 @@ SELECT
   CASE WHEN u10 < 0.05 THEN 'limited key' || floor(20 * u11 ^ 2) ELSE '' END AS limit_key,
   CASE WHEN u10 < 0.05 THEN 5 END AS limit_at_once,
   CASE WHEN state = 'waiting' THEN CASE WHEN u10 < 0.05 THEN 'limit' ELSE 'paused' END ELSE '' END AS parked_for,
-  created_at, created_at + interval '60 s' AS publish_claimed_until,
+  created_at,
+  CASE WHEN is_late THEN now() + u3 * interval '30 days' - interval '14 min' ELSE created_at + interval '60 s' END
+    AS publish_claimed_until,
   CASE WHEN state <> 'pending' THEN created_at + interval '20 ms' END AS published_at,
   started_at, CASE WHEN is_final THEN started_at + u2 * interval '30 s' END AS finished_at,
   CASE WHEN started_at IS NULL THEN 0 WHEN state IN ('failed', 'dead') THEN 1 + n %% 3 ELSE 1 END AS attempts,
@@ -267,7 +270,7 @@ class Watch:
         self.pages = 0
 
     def __call__(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        if self.is_explaining and re.match(r"\s*(SELECT|UPDATE|DELETE|INSERT|WITH)\b", sql):
+        if self.is_explaining and re.match(r"\s*(SELECT|UPDATE|DELETE|INSERT|WITH|EXECUTE)\b", sql):
             self._explain(context["connection"], sql, params)
         began = time.perf_counter()
         try:
@@ -625,7 +628,7 @@ def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
             "SELECT pg_table_size('ledger_run'), pg_indexes_size('ledger_run'), pg_database_size(current_database())"
         )
         report["table_bytes"], report["index_bytes"], report["database_bytes"] = connection.execute(sizes).fetchone()
-    values = Values(sum(report["states"].values()))
+    values = Values(options.rows)
     watch = Watch()
     cases = [*console_cases(values), *ledger_cases(values)]
     report["not_asked"] = sorted(known_questions() - {case.name.split()[0] for case in cases})
@@ -700,7 +703,7 @@ def check_disk(rows: int, message_bytes: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--rows", type=int, default=10_000_000, help="also of a database that was kept")
     parser.add_argument("--samples", type=int, default=20, help="of each question")
     parser.add_argument("--lists", type=int, help="kinds of lists of runs, chosen at random; default: all, some 3000")
     parser.add_argument("--delete", type=int, default=1_000_000, help="runs, by retention; 0: none")

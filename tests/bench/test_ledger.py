@@ -16,8 +16,8 @@ import pytest
 from celery import shared_task
 from django.db import connection, transaction
 
-from django_app.ledger.models import Run
-from django_app.ledger.states import State
+from django_app.ledger.models import Attempt, Run
+from django_app.ledger.states import Outcome, State
 from tasks.celery import app
 from tests.bench import ledger_speed
 from tests.bench.ledger_speed import Cost
@@ -81,9 +81,7 @@ def inserts(rows: int) -> int:
 
 @in_database
 def test_enqueueing_outside_of_a_transaction_costs_an_insert_and_a_mark():
-    found = cost(recorded.delay)
-    assert (found.reads, found.writes, found.commits) == (0, 2, 2), found
-    assert found.trips <= 4, found
+    assert cost(recorded.delay) == Cost(reads=0, writes=2, trips=2, commits=2)
 
 
 @in_database
@@ -92,9 +90,7 @@ def test_enqueueing_in_a_transaction_costs_an_insert_in_it_and_a_mark_after_it()
         with transaction.atomic():
             recorded.delay()
 
-    found = cost(work)
-    assert (found.reads, found.writes, found.commits) == (0, 2, 2), found
-    assert found.trips <= 4, found
+    assert cost(work) == Cost(reads=0, writes=2, trips=4, commits=2)
 
 
 @in_database
@@ -124,28 +120,28 @@ def test_what_is_not_recorded_asks_nothing_of_the_database():
 
 
 @in_database
-def test_running_a_task_costs_a_read_and_a_write_before_it_and_one_transaction_of_two_writes_after_it():
+def test_running_a_task_costs_a_write_before_it_and_a_write_after_it():
     [run_id] = ledger_speed.send(recorded)
     queries: list[str] = []
     [message] = ledger_speed.messages([run_id])
     tracer = ledger_speed.tracer(recorded)
     with ledger_speed.asking(queries):
         tracer(*message)
-    words = [query.split(None, 1)[0].rstrip(";") for query in queries]
-    assert words == ["SELECT", "UPDATE", "BEGIN", "UPDATE", "INSERT", "COMMIT"]
-    found = ledger_speed.cost_of(queries)
-    assert (found.reads, found.writes, found.commits, found.trips) == (1, 3, 2, 6)
+    # Only Postgres ends a run and its attempt in one.
+    after = ["UPDATE"] if connection.vendor == "postgresql" else ["BEGIN", "UPDATE", "INSERT", "COMMIT"]
+    assert [ledger_speed.word_of(query) for query in queries] == ["UPDATE", *after]
+    assert ledger_speed.cost_of(queries).commits == 2
     assert Run.objects.get().state == State.SUCCEEDED
+    assert Attempt.objects.get().outcome == Outcome.SUCCEEDED
 
 
 @in_database
-def test_a_chords_part_costs_two_reads_and_two_writes_more_in_the_same_transaction():
+def test_a_chords_part_costs_two_writes_more_in_the_same_transaction():
     ids = ledger_speed.send(recorded, 3, chord_of=recorded)
     found = run_cost(ids[0])
-    assert found.reads <= 1 + 2, found
-    assert found.writes <= 3 + 2, found
-    assert found.commits == 2, found
-    assert found.trips <= 6 + 6, found
+    assert (found.reads, found.commits) == (0, 2), found
+    assert found.writes == (4 if connection.vendor == "postgresql" else 5), found
+    assert found.trips == found.writes + 2, found
 
 
 @in_database
@@ -155,15 +151,29 @@ def test_running_what_is_not_recorded_asks_nothing_of_the_database():
 
 
 @in_database
-def test_a_message_that_comes_twice_costs_one_read():
+def test_a_message_that_comes_twice_costs_a_write_that_finds_nothing_and_a_read():
     [run_id] = ledger_speed.send(recorded)
     run_cost(run_id)
-    assert run_cost(run_id) == Cost(reads=1, writes=0, trips=1, commits=0)
+    before = Run.objects.values().get()
+    assert run_cost(run_id) == Cost(reads=1, writes=1, trips=2, commits=1)
+    assert Run.objects.values().get() == before
+
+
+@in_database
+def test_a_message_that_says_that_it_comes_again_costs_one_read():
+    [run_id] = ledger_speed.send(recorded)
+    run_cost(run_id)
+    [(uuid, args, kwargs, request)] = ledger_speed.messages([run_id])
+    request["delivery_info"]["sqs_message"] = {"Attributes": {"ApproximateReceiveCount": "2"}}
+    tracer = ledger_speed.tracer(recorded)
+    assert cost(lambda: tracer(uuid, args, kwargs, request)) == Cost(reads=1, writes=0, trips=1, commits=0)
 
 
 @in_database
 def test_calls_of_functions_a_task():
-    most = {"record": 1500, "mark": 900, "claim": 1600, "outcome": 1950}
+    on_postgres = connection.vendor == "postgresql"
+    most = {"record": 240, "mark": 220, "claim": 320, "outcome": 330 if on_postgres else 480}
+    most["record, group of 100"] = 900 if on_postgres else 22_000
     with ledger_speed.counting_calls() as calls:
         found, _ = ledger_speed.live(recorded, calls, 10)
     counted = {part: statistics.median(after - before for before, after in found[part]) for part in most}
@@ -270,4 +280,4 @@ def test_recorded_tasks_are_twice_as_fast_as_stock_with_django_celery_results(be
     assert ours["ratios"]["tasks_a_second"] >= 2
     # A connection for each child and the steward, whatever the number of tasks, and those that tell of its end.
     assert ours["connections_a_task"] * 1000 <= 20
-    assert ours["commits_a_task"] <= 3.5
+    assert ours["commits_a_task"] <= 2.5

@@ -23,7 +23,8 @@ import traceback
 from datetime import timedelta
 from django.utils import timezone
 from django.db.models.functions import Now
-from django_app.ledger import claims, fleet
+from django_app.ledger import claims, fleet, housekeeping
+from django_app.ledger.states import FINAL
 from tasks.celery import app
 for line in sys.stdin:
     code = json.loads(line)
@@ -39,6 +40,9 @@ for line in sys.stdin:
         answer = {"error": traceback.format_exc()}
     print("answer " + json.dumps(answer, default=str), flush=True)
 """
+
+
+_PATIENCE_SECONDS = 120.0
 
 
 class Clerk:
@@ -58,11 +62,16 @@ class Clerk:
         """Run statements, or give the value of an expression, by way of JSON."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps(code), file=self._process.stdin, flush=True)
-        line = self._process.stdout.readline()
-        while line and not line.startswith("answer "):
+        deadline = threading.Timer(_PATIENCE_SECONDS, self._process.kill)
+        deadline.start()
+        try:
+            print(json.dumps(code), file=self._process.stdin, flush=True)
             line = self._process.stdout.readline()
-        assert line, "the clerk's process has ended"
+            while line and not line.startswith("answer "):
+                line = self._process.stdout.readline()
+        finally:
+            deadline.cancel()
+        assert line, f"the clerk's process has ended, or had no answer for {_PATIENCE_SECONDS:g} s"
         answer = json.loads(line.removeprefix("answer "))
         assert "error" not in answer, answer["error"]
         return answer["value"]

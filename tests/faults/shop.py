@@ -61,6 +61,8 @@ def trace(what: str, task_id: str, argument: object = "") -> None:
 
 #: Moments of a run's life, in their order.
 CLAIMED = "claimed"  # it is claimed, and its task has not begun
+INSIDE = "inside"  # its task is inside of a block under `once`; the shop's task calls `reach` itself
+WORKING = "working"  # its task is at work, and has left that block; likewise
 RAN = "ran"  # its task is over, and nothing of its outcome is recorded
 ENDING = "ending"  # its outcome is written, and its transaction is open
 COMMITTED = "committed"  # what it has enqueued is committed, and not published
@@ -95,6 +97,8 @@ def reach(moment: str) -> None:
         if number in doom["deaths"]:
             trace("died", moment, _label)
             _die(doom["whom"])
+        elif doom["whom"] == "worker" and number <= doom["gate"]:
+            time.sleep(_GATE_SECONDS)  # it dies with its worker
 
 
 def _arrive(plan: Path, moment: str) -> int:
@@ -158,6 +162,9 @@ def place_deaths() -> None:
         notice(results.LedgerBackend, name, before=RAN)
     for name in ("finish", "release", "set_aside"):
         notice(outcomes, name, after=ENDING)
+    if connection.vendor == "postgresql":
+        # It is a transaction of its own: what dies before it leaves what dies at its end does.
+        notice(outcomes, "finish_at_once", before=ENDING)
     for name in ("end", "release", "set_aside"):
         notice(endings, name, after=ENDED)
     notice(publishing, "publish", before=COMMITTED)

@@ -25,9 +25,9 @@ def works(works, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "any")
     monkeypatch.setenv("AWS_ENDPOINT_URL", works.server.url)
-    aws._forget_parents_clients()
+    aws.forget_clients()
     yield works
-    aws._forget_parents_clients()
+    aws.forget_clients()
 
 
 def urls(works: Plant, queue: str = "work") -> tuple[str, str]:

@@ -403,7 +403,8 @@ def ancestors(span: dict[str, Any], spans: list[dict[str, Any]]) -> list[str]:
 @pytest.mark.slow
 def test_a_view_is_the_ancestor_of_the_tasks_of_its_tasks_in_one_trace(shop, otel_packages):
     with traced(shop, otel_packages) as bodies:
-        worker = shop.start_worker()
+        # What it has not sent yet it sends when it is stopped.
+        worker = shop.start_worker(OTEL_BSP_SCHEDULE_DELAY="600000")
         root, _ = place(shop, 7)
         place(shop, 8)
         wait_for(lambda: len(lines(worker.text(), event="shipped")) == 2, "two shipments", 60)

@@ -170,9 +170,9 @@ def sqs(monkeypatch, settings):
             monkeypatch.setenv(name, value)
         settings.BROKER_URL = "sqs://"
         settings.QUEUE_URL_PREFIX = f"{server.url}/{ACCOUNT_ID}/t-"
-        aws._forget_parents_clients()
+        aws.forget_clients()
         yield server
-    aws._forget_parents_clients()
+    aws.forget_clients()
 
 
 def test_the_figures_of_every_queue_and_its_dead_letters_are_asked_of_sqs(sqs, settings):

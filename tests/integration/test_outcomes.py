@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from celery.result import AsyncResult
 from django.db import OperationalError, connection, connections, transaction
 from django.utils import timezone
 
-from django_app.ledger import claims, outcomes, services, workflows
+from django_app.ledger import claims, outcomes, payloads, services, workflows
 from django_app.ledger.claims import Claim, Claimant
 from django_app.ledger.models import Attempt, Chord, ChordPart, Run, UniqueRun
 from django_app.ledger.outcomes import Ended
@@ -624,6 +625,9 @@ def test_a_result_that_fits_stays_in_the_row_to_the_byte(settings, small_rows):
         work_off()
         assert row(run_id).result.startswith("=") is inline
         assert value(run_id) == "x" * length
+    assert payloads.keep("é" * 250, "i").startswith("=")
+    assert payloads.keep("é" * 251, "i").startswith("s3:")
+    assert payloads.read("") is None
 
 
 def test_forgetting_a_result_deletes_its_object(small_rows):
@@ -743,11 +747,11 @@ def breaking(breaks: Breaks) -> Iterator[None]:
 
 def snapshot(ids: list[str]) -> list[Any]:
     """How runs stand. One whose message was sent may still be marked as pending: the sweep would send it twice."""
-    runs = Run.objects.filter(pk__in=ids).order_by("created_at", "pk")
-    return [
-        (State.QUEUED if run.state == State.PENDING else run.state, run.result, run.attempts, story(run.pk))
-        for run in runs
-    ]
+    found = []
+    for run in Run.objects.filter(pk__in=ids).order_by("created_at", "pk"):
+        state = State.QUEUED if run.state == State.PENDING else run.state
+        found.append((state, run.result, len(json.loads(run.children or "[]")), run.attempts, story(run.pk)))
+    return found
 
 
 def a_step_of_a_chain() -> list[str]:
@@ -838,7 +842,7 @@ def test_a_commit_that_fails_is_repeated_and_nothing_follows_twice(is_committed,
     deliver(message)
     monkeypatch.undo()
     assert failures
-    assert snapshot(ids[:1]) == [(State.SUCCEEDED, "=1", 1, [(1, Outcome.SUCCEEDED)])]
+    assert snapshot(ids[:1]) == [(State.SUCCEEDED, "=1", 1, 1, [(1, Outcome.SUCCEEDED)])]
     assert Run.objects.count() == 2
     # What was committed and not sent is left to the sweep.
     later = timezone.now() + datetime.timedelta(minutes=2)

@@ -49,6 +49,7 @@ ERRORS = {
     "picky": PickyError("no", "way"),
     "none": ValueError(),
     "nul": ValueError("a\x00b"),
+    "long": ValueError("x" * 2000),
 }
 
 
@@ -248,6 +249,14 @@ def test_an_exception_comes_back_as_its_class_with_its_arguments(name):
     assert "raise ERRORS[name]" in result.traceback
 
 
+def test_a_long_exception_comes_back_by_way_of_the_bucket(cloud, settings):
+    settings.RESULT_INLINE_BYTES = 500
+    result = run(fail.s("long"))
+    assert result.get(timeout=1, propagate=False).args == ERRORS["long"].args
+    assert Run.objects.get().result.startswith("s3:")
+    assert len(Run.objects.get().error) == 500
+
+
 def test_an_exception_that_cannot_be_made_anew_is_told_in_words():
     error = run(fail.s("picky")).get(timeout=1, propagate=False)
     assert (type(error), str(error)) == (UnpickleableExceptionWrapper, "PickyError('no', 'way')".replace("', '", " "))
@@ -413,6 +422,12 @@ def test_what_shows_a_state_of_its_own_may_be_large(settings, cloud):
     assert len(bucket.keys(f"results/{result.id}/")) == 1
 
 
+def test_a_group_is_forgotten_with_its_results():
+    result = run(group(give.s(1), give.s(2)))
+    result.forget()
+    assert [AsyncResult(each.id).state for each in result] == ["PENDING", "PENDING"]
+
+
 # Groups that are saved ----------------------------------------------------------------------------------------------
 
 
@@ -499,6 +514,15 @@ def test_waiting_inside_a_transaction_for_what_was_enqueued_before_is_allowed():
             before.get(timeout=0)
         app.backend.mark_as_done(before.id, 7)
         assert AsyncResult(before.id).get(timeout=1) == 7
+
+
+@pytest.mark.usefixtures("unsent")
+def test_waiting_for_what_was_enqueued_and_has_ended_in_this_transaction_is_allowed():
+    """As in a TestCase that has its tasks executed."""
+    with transaction.atomic():
+        result = give.delay(1)
+        app.backend.mark_as_done(result.id, 7)
+        assert AsyncResult(result.id).get(timeout=1) == 7
 
 
 @pytest.mark.usefixtures("unsent")

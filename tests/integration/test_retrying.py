@@ -460,6 +460,10 @@ def redacted_note(kwargs):
     kwargs["note"] = "[redacted]"
 
 
+def redacted_anew(kwargs):
+    kwargs["number_of"] = "[redacted]"
+
+
 def entry_removed(kwargs):
     del kwargs["accounts"][0]
 
@@ -476,10 +480,12 @@ def secret_moved(kwargs):
     kwargs["accounts"][0]["other_token"] = kwargs["accounts"][0].pop("token")
 
 
-@pytest.mark.parametrize("edit", [redacted_note, entry_removed, entries_swapped, entry_renamed, secret_moved])
+@pytest.mark.parametrize(
+    "edit", [redacted_note, redacted_anew, entry_removed, entries_swapped, entry_renamed, secret_moved]
+)
 def test_a_secret_is_never_put_where_it_was_not(edit):
     accounts = [{"name": "A", "token": SECRET}, {"name": "B", "token": "other"}]
-    original = ended(kwargs={"accounts": accounts})
+    original = ended(kwargs={"accounts": accounts, "note": "no secret"})
     args, kwargs = retrying.editable(original)
     edit(kwargs)
     with pytest.raises(retrying.ArgumentsError, match="Type the value anew"):

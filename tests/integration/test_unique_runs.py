@@ -117,6 +117,16 @@ def test_a_key_that_is_kept_for_a_time_gives_the_run_that_has_ended_until_then()
     assert ask() != first
 
 
+def test_who_takes_a_free_key_says_for_how_long_it_is_kept():
+    for first_for, second_for, is_kept in ((HOUR, None, False), (HOUR, HOUR, True)):
+        key = f"{first_for} {second_for}"
+        end(ask(key, unique_for=first_for))
+        UniqueRun.objects.update(until=timezone.now())
+        second = ask(key, unique_for=second_for)
+        end(second)
+        assert (ask(key) == second) is is_kept
+
+
 def test_a_key_whose_time_is_over_is_kept_until_its_run_has_ended():
     first = ask(unique_for=HOUR)
     UniqueRun.objects.update(until=timezone.now())

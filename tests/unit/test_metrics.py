@@ -17,7 +17,7 @@ from django_app.ledger import metrics
 from django_app.ledger.metrics import Bounded, Metric, MetricError
 from django_app.prometheus import Gauge
 from tasks.runtime import metrics as task_metrics
-from tasks.runtime.logs import Ended
+from tasks.runtime.logs import Ended, wait_seconds
 
 NOW = 1_790_000_000_000
 #: The schema of the specification, as CloudWatch publishes it.
@@ -157,6 +157,25 @@ def test_every_outcome_makes_a_line_that_cloudwatch_takes(task, queue, outcome, 
     assert told[f"Runs{outcome.capitalize()}"] == 1
     assert ("WaitTime" in told, "RunTime" in told) == (wait is not None, seconds is not None)
     assert told["Queue"] in ("high", "default", "other")
+
+
+@pytest.mark.parametrize(
+    ("headers", "started", "waited"),
+    [
+        ({"enqueued_at": 1000.0}, 1002.5, 2.5),
+        # A delay is no wait.
+        ({"enqueued_at": 1000.0, "eta": "1970-01-01T00:20:00+00:00"}, 1203.0, 3.0),
+        # What was due before it was enqueued waits from then on.
+        ({"enqueued_at": 1000.0, "eta": "1970-01-01T00:10:00+00:00"}, 1003.0, 3.0),
+        # Two machines' clocks may differ.
+        ({"enqueued_at": 1000.0}, 999.0, 0.0),
+        ({"enqueued_at": 1000.0, "eta": "soon"}, 1001.0, 1.0),
+        ({"enqueued_at": "soon"}, 1001.0, None),
+        ({}, 1001.0, None),
+    ],
+)
+def test_a_wait_counts_from_when_a_task_might_have_begun(headers, started, waited):
+    assert wait_seconds(headers, started) == waited
 
 
 def test_without_metrics_nothing_is_printed(settings, capsys):

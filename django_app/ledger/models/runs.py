@@ -17,7 +17,7 @@ class Run(models.Model):
     message: the finished message, sealed, see ledger.sealing and tasks.runtime.publishing. Kept for retries.
     arguments: what people may see of them: redacted, cut to size, JSON.
     not_before: the task's eta; the message is published in its last 15 minutes. None: at once.
-    publish_claimed_until: until then somebody is publishing it, and nobody else need try.
+    publish_claimed_until: until then somebody is publishing it, or it is not to be published yet: nobody else need try.
     retries, replacements: how often its task sent it again, or another signature in its place.
     limit_key: runs of one key share a limit of how many run at once, see ledger.parking.
     limit_at_once: that limit, as it was when the run was enqueued.
@@ -86,6 +86,7 @@ class Run(models.Model):
             models.Index(fields=["publish_claimed_until"], name="run_pending", condition=Q(state=State.PENDING)),
             models.Index(fields=["lease_until"], name="run_leased", condition=_OPEN_CLAIM),
             models.Index(fields=["limit_key", "created_at"], name="run_limited", condition=~Q(limit_key="")),
+            models.Index(fields=["limit_key", "-started_at"], name="run_begun", condition=~Q(limit_key="")),
             models.Index(fields=["queue", "created_at"], name="run_parked", condition=Q(state=State.WAITING)),
             models.Index(fields=["root_id"], name="run_root"),
             models.Index(fields=["group_id"], name="run_group", condition=~Q(group_id="")),
