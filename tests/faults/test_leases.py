@@ -87,7 +87,8 @@ def test_a_worker_whose_loop_is_blocked_gives_up_what_it_holds(works):
     assert not hung.ended()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.broker
 def test_a_thread_past_its_hard_time_limit_no_longer_keeps_its_message(works):
     works.config["task_time_limit"] = 1
     stuck = works.start_worker("threads", concurrency=1, FAULT_LINGER="7")
@@ -105,7 +106,8 @@ def test_a_thread_past_its_hard_time_limit_no_longer_keeps_its_message(works):
     assert works.traces("ran")[-1].pid == stuck.process.pid
 
 
-@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.broker
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_lost_lease_is_told_and_the_late_acknowledgement_tolerated(works, pool):
     loser = works.start_worker(pool, concurrency=1, FAULT_LINGER="3")
@@ -169,7 +171,8 @@ def _hidden_for(queue: Any) -> float:
     return max((until - time.monotonic() for until, _ in list(queue.hidden.values())), default=0.0)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.broker
 def test_no_task_starts_before_its_eta_though_the_clock_was_set_back(works, tmp_path):
     works.options["lease_seconds"] = 20
     clock = tmp_path / "clock"

@@ -142,7 +142,8 @@ def seconds_of(default: float) -> float:
     return float(os.environ.get("CLOUDQUEUE_SOAK_SECONDS", default))
 
 
-@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.broker
 def test_every_message_is_accounted_for_after_two_bad_minutes(works):
     soak(works, seconds_of(120))
 
