@@ -82,7 +82,9 @@ def _insert(runs: Sequence[Run]) -> None:
         for start in range(0, len(runs), at_once):
             rows = [[run.__dict__[name] for name in _NAMES] for run in runs[start : start + at_once]]
             if is_postgres:
-                _INSERT.count([json.dumps([dict(zip(_NAMES, row, strict=True)) for row in rows], default=str)])
+                told = [dict(zip(_NAMES, row, strict=True)) for row in rows]
+                # Not every encoding of a database can be told characters by their numbers.
+                _INSERT.count([json.dumps(told, default=str, ensure_ascii=False)])
             else:
                 _insert_values(rows)
 
