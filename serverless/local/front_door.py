@@ -27,7 +27,10 @@ _NOT_FOR_THE_FUNCTION = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PATH", "PYT
 
 
 class FrontDoor:
-    """A WSGI application in front of a function. on_log: called with what each invocation printed."""
+    """A WSGI application in front of a function. What an invocation prints is printed.
+
+    scheme: in which the site is visited.
+    """
 
     def __init__(self, function: Function, door: Door, stage: str = "", scheme: str = "http") -> None:
         self._function = function

@@ -1,4 +1,4 @@
-"""The plant, one a test."""
+"""The plant, one a test; and the way from a test's shop to its database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.clerk import Line
 from tests.faults.plant import Plant, plant
+from tests.faults.shop import Shop
 
 
 @pytest.fixture
@@ -16,3 +18,11 @@ def works(tmp_path: Path) -> Iterator[Plant]:
     with plant(tmp_path) as made:
         made.add_queue("work", prefetch=10)
         yield made
+
+
+@pytest.fixture
+def line(shop: Shop) -> Iterator[Line]:
+    """What is between the shop's workers and its database."""
+    made = Line(shop.environment["DATABASE_URL"])
+    yield made
+    made.close()

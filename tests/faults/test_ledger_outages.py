@@ -11,7 +11,7 @@ from datetime import datetime
 import pytest
 
 from serverless.fakesqs import Fault
-from tests.faults.clerk import Clerk, Line, clerk_of
+from tests.faults.clerk import Clerk, clerk_of
 from tests.faults.flows import (
     HARDENED,
     IMPATIENT,
@@ -52,14 +52,6 @@ def clerk(shop: Shop) -> Iterator[Clerk]:
 @pytest.fixture(scope="module")
 def crew(shop: Shop) -> Crew:
     return Crew(shop, concurrency=5)
-
-
-@pytest.fixture
-def line(shop: Shop) -> Iterator[Line]:
-    """What is between the shop's workers and its database."""
-    made = Line(shop.environment["DATABASE_URL"])
-    yield made
-    made.close()
 
 
 # Workers -------------------------------------------------------------------------------------------------------------

@@ -43,14 +43,6 @@ def clerk(shop: Shop) -> Iterator[Clerk]:
         yield made
 
 
-@pytest.fixture
-def line(shop: Shop) -> Iterator[Line]:
-    """What is between the shop's workers and its database."""
-    made = Line(shop.environment["DATABASE_URL"])
-    yield made
-    made.close()
-
-
 ANY_LINK = (
     *("first step", "middle step", "part", "callback", "retry", "replacement"),
     *("group", "failing step", "failing part"),

@@ -24,7 +24,7 @@ from django_app.ledger.fleet import Sign
 from django_app.ledger.models import Command, Reply, Revocation, Worker
 from tasks.runtime.steward import protocol
 from tests.conftest import ROOT
-from tests.faults.clerk import Clerk, Line, clerk_of
+from tests.faults.clerk import Clerk, clerk_of
 from tests.faults.plant import Worker as WorkerProcess
 from tests.faults.shop import _PRELUDE, Shop, open_shop
 from tests.waiting import wait_for
@@ -83,14 +83,6 @@ def shop(tmp_path: Path, stack_database_url: str) -> Iterator[Shop]:
 def clerk(shop: Shop) -> Iterator[Clerk]:
     with clerk_of(shop) as made:
         yield made
-
-
-@pytest.fixture
-def line(shop: Shop) -> Iterator[Line]:
-    """What is between the shop's workers and its database."""
-    made = Line(shop.environment["DATABASE_URL"])
-    yield made
-    made.close()
 
 
 def steward_of(worker: WorkerProcess) -> psutil.Process | None:

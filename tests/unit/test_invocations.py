@@ -167,8 +167,7 @@ def test_what_was_recorded_is_what_the_application_sees(door):
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("headers_of", ["two cookies"])
-def test_two_cookies_stay_two(door, headers_of):
+def test_two_cookies_stay_two(door):
     cookies = ["a=1; Path=/; HttpOnly", "b=2; Expires=Wed, 25 Nov 2026 12:00:00 GMT", "c=3"]
     site = Site(b"", [("Content-Type", "text/html"), *(("Set-Cookie", each) for each in cookies)])
     _, headers, _ = ask(site, door)
