@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import threading
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -89,6 +88,7 @@ def main() -> None:
 
     from serverless.local import provision, snapshot
     from serverless.local.functions import Functions
+    from serverless.local.processes import stop_signal
 
     running = Functions(lambda: environment(os.environ["AWS_ENDPOINT_URL"]))
     server = Server(("127.0.0.1", options.port), application(running), numthreads=32, request_queue_size=128)
@@ -97,24 +97,24 @@ def main() -> None:
     os.environ.update(environment(url))
     thread = threading.Thread(target=server.serve, daemon=True)
     thread.start()
-    provision.provision(provision.Names(**NAMES_ARGUMENTS, web_origins=tuple(options.origin)), url)
-    if options.folder:
-        snapshot.restore(options.folder)
+    status = 1
+    try:
+        provision.provision(provision.Names(**NAMES_ARGUMENTS, web_origins=tuple(options.origin)), url)
+        if options.folder:
+            snapshot.restore(options.folder)
 
-    stopped = threading.Event()
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        stopped.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    print(f"ready {url}", flush=True)
-    stopped.wait()
-    if options.folder:
-        snapshot.save(options.folder)
-    running.close()
-    # Threads that wait in a long poll would hold an ordinary exit back for up to 20 s; everything is saved.
-    os._exit(0)
+        wait_for_stop = stop_signal()
+        print(f"ready {url}", flush=True)
+        wait_for_stop()
+        if options.folder:
+            snapshot.save(options.folder)
+        running.close()
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        # Threads that wait in a long poll would hold an ordinary exit back, one that failed to start for ever.
+        os._exit(status)
 
 
 if __name__ == "__main__":

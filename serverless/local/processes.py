@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -135,6 +136,26 @@ def stop_all(children: Sequence[Child]) -> None:
         child.ask_to_stop()
     for child in children:
         child.wait_stopped()
+
+
+def stop_signal() -> Callable[[], None]:
+    """Take SIGTERM and SIGINT from now on; the function returned waits for the first.
+
+    By a pipe, since a handler that takes a lock stands still when a second signal comes while it holds it. And one
+    does: a supervisor that is killed is told of to its children once for each of its threads.
+    """
+    reader, writer = os.pipe()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        os.write(writer, b"\0")
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+    def wait() -> None:
+        os.read(reader, 1)
+
+    return wait
 
 
 def ending(status: int) -> str:

@@ -105,6 +105,34 @@ def test_killing_it_leaves_no_process_behind_either(up):
     wait_for(lambda: up.left_behind() == [], "the end of all children")
 
 
+def test_the_cloud_stops_and_saves_however_many_signals_it_gets(tmp_path):
+    """A killed supervisor's end is told to its children once for each of its threads, in one moment."""
+    command = [sys.executable, "-m", "serverless.local.cloud", "--origin", "http://testserver"]
+    command += ["--folder", str(tmp_path / "cloud")]
+    for _ in range(3):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("ready ")
+            for _ in range(300):
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+        assert (tmp_path / "cloud" / "index.json").exists()
+
+
+def test_a_cloud_that_fails_to_start_ends_and_says_why(tmp_path):
+    (tmp_path / "cloud").mkdir()
+    (tmp_path / "cloud" / "index.json").write_text("{")
+    command = [sys.executable, "-m", "serverless.local.cloud", "--origin", "http://testserver"]
+    command += ["--folder", str(tmp_path / "cloud")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "JSONDecodeError" in ended.stderr
+
+
 def test_a_second_one_in_the_same_folder_says_where_the_first_is(up, tmp_path):
     second = subprocess.run(
         [sys.executable, "-m", "serverless.local.up", "--folder", str(tmp_path)],
