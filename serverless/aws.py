@@ -25,7 +25,9 @@ from botocore.exceptions import (
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_scheduler import EventBridgeSchedulerClient
     from mypy_boto3_sesv2 import SESV2Client
     from mypy_boto3_sqs import SQSClient
 
@@ -73,6 +75,10 @@ def client(service: Literal["sqs"], purpose: str = "", **options: Any) -> SQSCli
 def client(service: Literal["sesv2"], purpose: str = "", **options: Any) -> SESV2Client: ...
 @overload
 def client(service: Literal["dynamodb"], purpose: str = "", **options: Any) -> DynamoDBClient: ...
+@overload
+def client(service: Literal["scheduler"], purpose: str = "", **options: Any) -> EventBridgeSchedulerClient: ...
+@overload
+def client(service: Literal["events"], purpose: str = "", **options: Any) -> EventBridgeClient: ...
 def client(service: str, purpose: str = "", **options: Any) -> Any:
     """The process's client of a service; thread-safe, and made anew in a forked child.
 

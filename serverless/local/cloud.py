@@ -27,11 +27,14 @@ NAMES_ARGUMENTS = {
     "queue_prefix": "cloudqueue-",
     "bucket": "cloudqueue-files",
     "sender": "reports@cloudqueue.local",
+    "schedule_group": "cloudqueue",
+    "schedule_dead_letter_queue": "cloudqueue-schedules-dead",
 }
 
 
 def environment(endpoint_url: str) -> dict[str, str]:
     """What a process needs in its environment to use the local cloud through the ordinary code."""
+    schedules_dead = NAMES_ARGUMENTS["schedule_dead_letter_queue"]
     return {
         "AWS_ENDPOINT_URL": endpoint_url,
         "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
@@ -48,6 +51,10 @@ def environment(endpoint_url: str) -> dict[str, str]:
         "FILES_BUCKET": NAMES_ARGUMENTS["bucket"],
         "DEFAULT_FROM_EMAIL": f"Cloudqueue <{NAMES_ARGUMENTS['sender']}>",
         "MAILBOX_URL": f"{endpoint_url}/_mail",
+        "SCHEDULE_GROUP": NAMES_ARGUMENTS["schedule_group"],
+        # What EventBridge becomes to send; nobody asks for its permissions here.
+        "SCHEDULE_ROLE_ARN": f"arn:aws:iam::{ACCOUNT_ID}:role/cloudqueue-local-scheduler",
+        "SCHEDULE_DEAD_LETTER_ARN": f"arn:aws:sqs:{REGION}:{ACCOUNT_ID}:{schedules_dead}",
     }
 
 

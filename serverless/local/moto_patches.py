@@ -7,9 +7,12 @@ import sys
 import time
 from typing import Any
 
+from serverless.local import scheduler_patches
+
 
 def apply() -> None:
     """Patch moto in this process. Safe to call twice."""
+    scheduler_patches.apply()
     _remember_the_list_of_services()
     _judge_retention_without_recounting_the_queue()
     _remember_parameter_names()

@@ -25,12 +25,15 @@ class Names:
 
     queue_prefix: put before each queue's logical name.
     web_origins: origins whose pages may upload straight to the bucket.
+    schedule_dead_letter_queue: where EventBridge puts what it could not deliver.
     """
 
     queue_prefix: str
     bucket: str
     sender: str
     web_origins: tuple[str, ...]
+    schedule_group: str
+    schedule_dead_letter_queue: str
 
 
 def provision(names: Names, endpoint_url: str, topology: Topology = TOPOLOGY) -> None:
@@ -41,6 +44,8 @@ def provision(names: Names, endpoint_url: str, topology: Topology = TOPOLOGY) ->
         return session.client(service, endpoint_url=endpoint_url)
 
     _queues(client("sqs"), names.queue_prefix, topology)
+    _queue(client("sqs"), names.schedule_dead_letter_queue, {"MessageRetentionPeriod": DEAD_LETTER_RETENTION_SECONDS})
+    _schedule_group(client("scheduler"), names.schedule_group)
     _bucket(client("s3"), names)
     client("ses").verify_email_identity(EmailAddress=names.sender)
 
@@ -71,6 +76,14 @@ def _queue(sqs: Any, name: str, attributes: dict[str, Any]) -> str:
     else:
         sqs.set_queue_attributes(QueueUrl=url, Attributes=texts)
     return url
+
+
+def _schedule_group(scheduler: Any, name: str) -> None:
+    try:
+        scheduler.create_schedule_group(Name=name)
+    except scheduler.exceptions.ConflictException:
+        # It is there, with its schedules.
+        pass
 
 
 def _bucket(s3: Any, names: Names) -> None:

@@ -1,6 +1,7 @@
-"""Keeps the local cloud's objects and sent mail between two runs: saved when it stops, restored when it starts.
+"""Keeps the local cloud's objects, sent mail and schedules between two runs: saved at its stop, restored at its start.
 
-Queues are not kept: the database knows which work is unfinished, and the stack starts it again.
+Queues are not kept: the database knows which work is unfinished, and the stack starts it again. Schedules are, with the
+times of their creation, for time goes on while a laptop is off: the clock plays what was due meanwhile.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
+from moto.scheduler.models import Schedule, ScheduleGroup, scheduler_backends
 from moto.ses.models import RawMessage, ses_backends
 
 
@@ -33,7 +35,7 @@ def save(folder: Path) -> None:
         for mail in backend.sent_messages
         if isinstance(mail, RawMessage)
     ]
-    (beside / "index.json").write_text(json.dumps({"objects": objects, "mails": mails}))
+    (beside / "index.json").write_text(json.dumps({"objects": objects, "mails": mails, "schedules": _schedules()}))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(beside, folder)
 
@@ -53,3 +55,36 @@ def restore(folder: Path) -> None:
         ses_backends[DEFAULT_ACCOUNT_ID][mail["region"]].sent_messages.append(
             RawMessage(mail["id"], mail["from"], mail["to"], mail["raw"])
         )
+    for entry in saved.get("schedules", []):
+        _restore_schedule(entry)
+
+
+#: What a schedule is created with, but for its group's place.
+_SCHEDULE_ARGUMENTS = (
+    *("description", "schedule_expression", "schedule_expression_timezone", "flexible_time_window", "target", "state"),
+    *("kms_key_arn", "end_date", "action_after_completion", "name", "group_name"),
+)
+_SCHEDULE_TIMES = ("start_date", "creation_date", "last_modified_date")
+
+
+def _schedules() -> list[dict[str, Any]]:
+    return [
+        {"region": region} | {name: getattr(schedule, name) for name in (*_SCHEDULE_ARGUMENTS, *_SCHEDULE_TIMES)}
+        for region, backend in scheduler_backends[DEFAULT_ACCOUNT_ID].items()
+        for group in backend.schedule_groups.values()
+        for schedule in group.schedules.values()
+    ]
+
+
+def _restore_schedule(entry: dict[str, Any]) -> None:
+    region = entry["region"]
+    groups = scheduler_backends[DEFAULT_ACCOUNT_ID][region].schedule_groups
+    name = entry["group_name"]
+    if name not in groups:
+        groups[name] = ScheduleGroup(region, DEFAULT_ACCOUNT_ID, name)
+    given = {name: entry[name] for name in _SCHEDULE_ARGUMENTS}
+    made = Schedule(region=region, account_id=DEFAULT_ACCOUNT_ID, start_date=None, **given)
+    # A start of long ago is refused of a new one.
+    for time in _SCHEDULE_TIMES:
+        setattr(made, time, entry[time])
+    groups[name].add_schedule(made)

@@ -111,7 +111,7 @@ class Stack:
                 )
                 for pool in TOPOLOGY.pools
             ),
-            Child("clock", [python, "manage.py", "housekeeping", "--every=60"], self.environment),
+            Child("clock", self._clock_command(), self.environment),
         ]
         colours(self.children)
         for child in self.children:
@@ -125,6 +125,11 @@ class Stack:
             return [*command, "--door", self.web.door, "--stage", self.web.stage]
         command = [sys.executable, "-m", "uvicorn", "django_app.asgi:application", "--host=127.0.0.1", port]
         return [*command, "--no-access-log", "--lifespan=off", "--log-level=warning", "--timeout-graceful-shutdown=3"]
+
+    def _clock_command(self) -> list[str]:
+        command = [sys.executable, "-m", "serverless.local.clock", "--state", str(self.folder / "clock.json")]
+        # Of the web side nothing is deployed to the local cloud: the clock does what its rules would have it do.
+        return [*command, "--events", "dev"]
 
     def manage(self, *arguments: str, **variables: str) -> str:
         """Run a management command in the stack's environment; returns what it printed. Raises StackError.

@@ -39,7 +39,8 @@ def test_there_is_no_queue_that_the_topology_does_not_declare(sqs):
     urls = sqs.list_queues(QueueNamePrefix=NAMES.queue_prefix)["QueueUrls"]
     names = {url.rpartition("/")[2].removeprefix(NAMES.queue_prefix) for url in urls}
     declared = TOPOLOGY.queues.values()
-    assert names == {queue.name for queue in declared} | {queue.dead_letter_name for queue in declared}
+    of_schedules = NAMES.schedule_dead_letter_queue.removeprefix(NAMES.queue_prefix)
+    assert names == {queue.name for queue in declared} | {queue.dead_letter_name for queue in declared} | {of_schedules}
 
 
 def test_provisioning_again_changes_nothing(cloud, sqs):
@@ -64,3 +65,21 @@ def test_a_changed_topology_is_followed(cloud, sqs):
         assert attributes(sqs, "low")["MessageRetentionPeriod"] == "86400"
     finally:
         provision(NAMES, cloud)
+
+
+def test_provisioning_again_keeps_the_schedules_of_the_group(cloud):
+    scheduler = boto3.client("scheduler", endpoint_url=cloud)
+    target = {"Arn": "arn:aws:sqs:us-east-1:123456789012:cloudqueue-low", "RoleArn": "arn:aws:iam::123456789012:role/r"}
+    scheduler.create_schedule(
+        Name="kept",
+        GroupName=NAMES.schedule_group,
+        ScheduleExpression="cron(0 8 * * ? *)",
+        FlexibleTimeWindow={"Mode": "OFF"},
+        Target=target,
+    )
+    try:
+        provision(NAMES, cloud)
+        listed = scheduler.list_schedules(GroupName=NAMES.schedule_group)["Schedules"]
+        assert [schedule["Name"] for schedule in listed] == ["kept"]
+    finally:
+        scheduler.delete_schedule(Name="kept", GroupName=NAMES.schedule_group)
