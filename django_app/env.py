@@ -82,7 +82,7 @@ QUEUE_URL_PREFIX: str = _env.str("QUEUE_URL_PREFIX", default="")
 
 #: Management commands that may be run in a function, comma-separated. Default: those that deploys and operators need.
 LAMBDA_COMMANDS: list[str] = _env.list(
-    "LAMBDA_COMMANDS", default=["check", "clearsessions", "housekeeping", "migrate", "showmigrations"]
+    "LAMBDA_COMMANDS", default=["check", "clearsessions", "housekeeping", "migrate", "schedules", "showmigrations"]
 )
 
 #: Celery's broker URL. Default: SQS with the process's AWS credentials.
@@ -93,6 +93,18 @@ QUEUE_WAIT_SECONDS: int = _env.int("QUEUE_WAIT_SECONDS", default=20)
 
 #: A file that workers rewrite every few seconds with what a health check needs to know. Default: none.
 LIVENESS_FILE: str = _env.str("LIVENESS_FILE", default="")
+
+#: The group that this stage's schedules are kept in at EventBridge Scheduler, alone. Default: none, no periodic work.
+SCHEDULE_GROUP: str = _env.str("SCHEDULE_GROUP", default="")
+
+#: ARN of the role that EventBridge takes to send to the queues. Needed with SCHEDULE_GROUP.
+SCHEDULE_ROLE_ARN: str = _env.str("SCHEDULE_ROLE_ARN", default="")
+
+#: ARN of the queue for what EventBridge could not deliver in a day. Needed with SCHEDULE_GROUP.
+SCHEDULE_DEAD_LETTER_ARN: str = _env.str("SCHEDULE_DEAD_LETTER_ARN", default="")
+
+#: IANA name of the time zone of CELERY_BEAT_SCHEDULE's crontabs. Default: UTC.
+CELERY_TIMEZONE: str = _env.str("CELERY_TIMEZONE", default="UTC")
 
 #: Whether what is enqueued is recorded in the database, in the caller's transaction. Default: yes.
 RECORD_RUNS: bool = _env.bool("RECORD_RUNS", default=True)

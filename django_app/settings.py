@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import environ
 import structlog
+from celery.schedules import crontab
 from csp.constants import NONE, SELF
 
 from django_app import env
@@ -228,6 +229,31 @@ RUN_PUBLISHER = "tasks.runtime.publishing.publish"
 RUN_ENDER = "tasks.runtime.reports.end_orphan"
 QUEUE_STATS = "tasks.runtime.queue_stats.stats"
 HOUSEKEEPING_SECONDS = env.HOUSEKEEPING_SECONDS
+
+# Schedules ---------------------------------------------------------------------------------------------------------
+
+#: Periodic work, as `celery beat` reads it: {name: {"task": ..., "schedule": crontab(...), "args": [...]}}.
+#: `manage.py schedules sync` brings it to EventBridge.
+CELERY_BEAT_SCHEDULE: dict[str, Any] = {
+    "clear expired sessions": {
+        "task": "tasks.sessions.clear_expired_sessions",
+        "schedule": crontab(minute="17", hour="3"),
+        "options": {"queue": "low"},
+    },
+}
+#: What beat does not know, by the same names: {name: {"timezone": "Europe/Berlin", "overlap": "skip", ...}}, see
+#: docs/schedules.md.
+SCHEDULE_RULES: dict[str, Any] = {}
+#: The time zone of crontabs that are given none.
+CELERY_TIMEZONE = env.CELERY_TIMEZONE
+SCHEDULE_GROUP = env.SCHEDULE_GROUP
+SCHEDULE_ROLE_ARN = env.SCHEDULE_ROLE_ARN
+SCHEDULE_DEAD_LETTER_ARN = env.SCHEDULE_DEAD_LETTER_ARN
+#: What says why a schedule could never run, what brings one to EventBridge, what makes a run of one: by dotted path.
+SCHEDULE_CHECKER = "tasks.runtime.schedules.check"
+SCHEDULE_SYNCER = "tasks.runtime.schedules.synchronise"
+SCHEDULE_REPAIRER = "tasks.runtime.schedules.repair"
+SCHEDULED_RUN = "tasks.runtime.schedules.describe"
 
 # Metrics and traces ------------------------------------------------------------------------------------------------
 

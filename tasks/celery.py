@@ -124,7 +124,8 @@ app.conf.update(
     CELERY_DB_REUSE_MAX=1_000_000,
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
-    timezone="UTC",
+    timezone=settings.CELERY_TIMEZONE,
+    beat_schedule=settings.CELERY_BEAT_SCHEDULE,
     imports=task_modules(),
 )
 if settings.BROKER_URL.startswith("sqs:"):

@@ -42,6 +42,7 @@ _READ = (
     "limit_key",
     "unique_key",
     "parked_for",
+    "schedule",
 )
 
 
@@ -77,6 +78,7 @@ class Claim:
     started_at: datetime.datetime | None = None
     limit_key: str = ""
     unique_key: str = ""
+    schedule: str = ""
 
 
 class RunMissingError(LookupError):
@@ -125,6 +127,7 @@ def claim(run_id: str, claimant: Claimant) -> Claim:
                     started_at=now,
                     limit_key=row["limit_key"],
                     unique_key=row["unique_key"],
+                    schedule=row["schedule"],
                 )
     return Claim(Decision(Verdict.HELD, "it changes hands all the time", _BUSY_SECONDS))
 
@@ -150,7 +153,7 @@ _TAKE_FRESH = Statement(
     WHERE id = %s AND state IN ('{State.PENDING}', '{State.QUEUED}') AND replacements = %s AND retries = %s
         AND crashes < %s AND (expires_at IS NULL OR expires_at > {{now}}) AND limit_key = ''
         AND NOT {_PAUSED} AND NOT {_REVOKED}
-    RETURNING attempts, started_at, unique_key
+    RETURNING attempts, started_at, unique_key, schedule
     """,  # noqa: S608 - as above
     **{vendor: NOW[vendor] | _UNTIL[vendor] for vendor in NOW},
 )
@@ -168,7 +171,7 @@ def _take_fresh(run_id: str, claimant: Claimant) -> Claim | None:
     )
     if not found:
         return None
-    [(number, started_at, unique_key)] = found
+    [(number, started_at, unique_key, schedule)] = found
     return Claim(
         Decision(Verdict.RUN),
         run_id=run_id,
@@ -178,6 +181,7 @@ def _take_fresh(run_id: str, claimant: Claimant) -> Claim | None:
         receives=claimant.receives,
         started_at=_aware(started_at),
         unique_key=unique_key,
+        schedule=schedule,
     )
 
 

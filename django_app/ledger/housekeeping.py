@@ -18,6 +18,7 @@ from django_app.ledger import claims, figures, fleet, metrics, parking, retentio
 from django_app.ledger.metrics import Metric
 from django_app.ledger.models import QueueSample, Run
 from django_app.ledger.samples import Stats
+from django_app.ledger.schedules import admission, due
 from django_app.ledger.states import State
 from tasks.topology import LONGEST_RETENTION_DAYS, TOPOLOGY
 
@@ -29,6 +30,7 @@ _MOST_FORGOTTEN = 5000
 _MOST_LOST = 500
 _MOST_RELEASED = 500
 _MOST_ORPHANS = 200
+_MOST_SCHEDULES = 2000
 _AT_ONCE = 500
 #: SQS deletes a message some time after its retention is over.
 _ORPHAN_MARGIN = datetime.timedelta(hours=1)
@@ -44,6 +46,9 @@ class Done:
     attempts_lost: int = 0
     workers_lost: int = 0
     runs_orphaned: int = 0
+    due_times_caught_up: int = 0
+    due_times_skipped: int = 0
+    schedules_synchronised: int = 0
     runs_forgotten: int = 0
     others_forgotten: int = 0
     steps_failed: int = 0
@@ -61,6 +66,9 @@ class _Round:
     def is_over(self) -> bool:
         return time.monotonic() >= self.ends_at
 
+    def seconds_left(self) -> float:
+        return max(0.0, self.ends_at - time.monotonic())
+
 
 def run(now: datetime.datetime, budget_seconds: float | None = None) -> Done:
     """One round. budget_seconds: no step begins after that; default: settings.HOUSEKEEPING_SECONDS.
@@ -71,7 +79,7 @@ def run(now: datetime.datetime, budget_seconds: float | None = None) -> Done:
     began = time.monotonic()
     this = _Round(now, began + budget)
     is_away = False
-    for step in (_publish, _lose_overdue, _release_waiting, _sample, _end_orphans, _forget_others, _forget_runs):
+    for step in _STEPS:
         if this.is_over():
             this.done.steps_skipped += 1
             continue
@@ -120,10 +128,26 @@ def _lose_overdue(this: _Round) -> None:
 
 def _release_waiting(this: _Round) -> None:
     """Publish what waited and need not wait any longer."""
-    released = parking.release_due(_MOST_RELEASED)
+    released = [*parking.release_due(_MOST_RELEASED), *admission.release_left_behind(_MOST_RELEASED)]
     this.done.runs_released = len(released)
     if released:
         _publisher()(released)
+
+
+def _account_for_due_times(this: _Round) -> None:
+    """See to it that each due time of each schedule has a run."""
+    for name in due.unaccounted(this.now, _MOST_SCHEDULES):
+        if this.is_over():
+            return
+        accounted = due.account(name, this.now)
+        this.done.due_times_caught_up += accounted.caught_up
+        this.done.due_times_skipped += accounted.skipped
+
+
+def _synchronise_schedules(this: _Round) -> None:
+    """Tell EventBridge what it does not know yet."""
+    repair: Callable[[datetime.datetime, float], int] = import_string(settings.SCHEDULE_REPAIRER)
+    this.done.schedules_synchronised = repair(this.now, this.seconds_left())
 
 
 def _sample(this: _Round) -> None:
@@ -216,6 +240,19 @@ def _in_batches(this: _Round, forget: Callable[[int], int]) -> int:
         if batch < _AT_ONCE:
             break
     return forgotten
+
+
+_STEPS = (
+    _publish,
+    _lose_overdue,
+    _release_waiting,
+    _sample,
+    _account_for_due_times,
+    _synchronise_schedules,
+    _end_orphans,
+    _forget_others,
+    _forget_runs,
+)
 
 
 # Metrics -------------------------------------------------------------------------------------------------------------

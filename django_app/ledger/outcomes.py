@@ -20,6 +20,7 @@ from django_app.ledger import parking
 from django_app.ledger.claiming import Decision, Verdict
 from django_app.ledger.claims import Claim
 from django_app.ledger.models import Attempt, Run, UniqueRun
+from django_app.ledger.schedules import admission
 from django_app.ledger.services import REPLACED, claimed_until
 from django_app.ledger.statements import Statement
 from django_app.ledger.states import FINAL, Outcome, Report, State, sources, target
@@ -73,7 +74,7 @@ _END_BOTH = Statement(
 
 def is_one_statement(claim: Claim) -> bool:
     """Whether the end of such a run, if nothing follows from it, needs no transaction."""
-    return connection.vendor == "postgresql" and not claim.limit_key and not claim.unique_key
+    return connection.vendor == "postgresql" and not (claim.limit_key or claim.unique_key or claim.schedule)
 
 
 def finish_at_once(claim: Claim, report: Report, ended: Ended) -> bool:
@@ -149,12 +150,14 @@ def record_ended(run: Run, report: Report, ended: Ended) -> bool:
 
 def _make_room(run_id: str, claim: Claim | None, now: datetime.datetime) -> list[Run]:
     if claim is not None:
-        limit_key, unique_key = claim.limit_key, claim.unique_key
+        limit_key, unique_key, schedule = claim.limit_key, claim.unique_key, claim.schedule
     else:
-        limit_key, unique_key = Run.objects.filter(pk=run_id).values_list("limit_key", "unique_key").get()
+        keys = Run.objects.filter(pk=run_id).values_list("limit_key", "unique_key", "schedule")
+        limit_key, unique_key, schedule = keys.get()
     if unique_key:
         UniqueRun.objects.filter(Q(until=None) | Q(until__lte=now), key=unique_key, run_id=run_id).delete()
-    return parking.release(limit_key) if limit_key else []
+    released = parking.release(limit_key) if limit_key else []
+    return [*released, *admission.after_end(schedule, now)] if schedule else released
 
 
 def release(claim: Claim, ended: Ended, again: Run) -> Run | None:

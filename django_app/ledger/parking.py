@@ -1,4 +1,5 @@
-"""Runs that wait: for a pause to end, for a slot of a shared limit, for a period of a shared rate.
+"""Runs that wait: for a pause to end, for a slot of a shared limit, for a period of a shared rate, for the end of an
+earlier run of their schedule.
 
 For a pause or a slot the message is acknowledged and the row keeps it, so that no worker is busy with handing it back.
 It is published again by whoever makes room: the run that ends, or the minute's housekeeping. How long a rate makes a
@@ -20,7 +21,7 @@ from django_app.ledger.models import Attempt, Pause, Run
 from django_app.ledger.services import PUBLISH_CLAIM
 from django_app.ledger.states import Report, State, target
 
-PAUSED, LIMIT, RATE = "paused", "limit", "rate"
+PAUSED, LIMIT, RATE, OVERLAP = "paused", "limit", "rate", "overlap"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ def release(key: str, most: int = 1) -> list[Run]:
         # One that has found no slot and is just being parked must not be missed.
         _lock(key)
         return _release(waiting.order_by("created_at"), most)
+
+
+def release_one(waiting: QuerySet[Run]) -> list[Run]:
+    """The one of them that has waited longest, made ready to be published."""
+    # Those of a backfill were recorded in the same moment.
+    return _release(waiting.order_by("created_at", "scheduled_for", "id"), 1)
 
 
 def release_due(most: int) -> list[Run]:

@@ -117,6 +117,15 @@ def record_arrived(run: Run) -> None:
     _insert(sealed([run]))
 
 
+def record_skipped(runs: Sequence[Run], now: datetime.datetime) -> None:
+    """Insert runs of which it is known already that they do not run; their `error` says why."""
+    for run in runs:
+        run.state = State.SKIPPED
+        run.created_at = run.publish_claimed_until = run.finished_at = run.admitted_at = now
+    if runs:
+        _insert(sealed(runs))
+
+
 def is_due(run: Run, now: datetime.datetime) -> bool:
     """Whether it may be published now, which SQS can keep for the rest of its delay."""
     return run.not_before is None or run.not_before <= now + PUBLISH_AHEAD

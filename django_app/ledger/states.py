@@ -23,6 +23,7 @@ class State(StrEnum):
     REVOKED = "revoked"
     EXPIRED = "expired"
     DEAD = "dead"  # dead-lettered
+    SKIPPED = "skipped"  # its schedule's rules did not let it begin
 
 
 class Report(StrEnum):
@@ -39,6 +40,7 @@ class Report(StrEnum):
     REVOKED = "revoked"
     EXPIRED = "expired"
     DEAD = "dead"
+    SKIPPED = "skipped"
 
 
 class Outcome(StrEnum):
@@ -54,7 +56,7 @@ class Outcome(StrEnum):
     DEAD = "dead"  # dead-lettered
 
 
-FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REVOKED, State.EXPIRED, State.DEAD})
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REVOKED, State.EXPIRED, State.DEAD, State.SKIPPED})
 
 _OPEN = frozenset(State) - FINAL
 _FROM: dict[Report, tuple[frozenset[State], State]] = {
@@ -69,6 +71,7 @@ _FROM: dict[Report, tuple[frozenset[State], State]] = {
     Report.REVOKED: (_OPEN, State.REVOKED),
     Report.EXPIRED: (_OPEN, State.EXPIRED),
     Report.DEAD: (_OPEN, State.DEAD),
+    Report.SKIPPED: (frozenset({State.PENDING, State.QUEUED, State.WAITING}), State.SKIPPED),
 }
 #: Reports that an attempt makes of itself; those of an attempt that was taken over count only if they end the run.
 _OF_AN_ATTEMPT = frozenset({Report.LOST, Report.PARKED, Report.RELEASED, Report.HANDED_BACK})

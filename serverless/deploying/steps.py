@@ -24,6 +24,8 @@ from serverless.deploying.outputs import Outputs
 Json = dict[str, Any]
 #: Of the package.
 STATIC_FOLDER = "staticfiles/"
+#: The function ends after 29 s.
+_SYNC_SECONDS = 15
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def plan(deployment: Deployment) -> list[str]:
             for event in settings.get("events", [])
         ),
         "run its migrations",
+        "bring its schedules to EventBridge",
         "ask it whether it is healthy",
     ]
     return [f"{number}. {text}" for number, text in enumerate(told, 1)]
@@ -92,6 +95,8 @@ def deploy(deployment: Deployment, say: Say) -> None:
     zappa(deployment, verb, "--zip", str(deployment.archive))
     say("migrations")
     zappa(deployment, "manage", "migrate --noinput")
+    say("schedules")
+    zappa(deployment, "manage", f"schedules sync --seconds {_SYNC_SECONDS}")
     say("health")
     check_health(deployment)
 

@@ -6,14 +6,12 @@ and raises if it failed, so that AWS tries again.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import structlog
 from django.utils import timezone
 
-from django_app.datasets import housekeeping
-from django_app.ledger import housekeeping as ledger_housekeeping
+from django_app import housekeeping
 from serverless.entrypoints.invocation import Invocation
 
 log = structlog.get_logger(__name__)
@@ -25,7 +23,7 @@ _RESERVE_SECONDS = 5.0
 def housekeeping_round(event: dict[str, Any], invocation: Invocation) -> dict[str, int]:
     """One round of the minute's housekeeping; what it did."""
     budget = max(1.0, invocation.remaining_seconds() - _RESERVE_SECONDS)
-    now = timezone.now()
-    done = asdict(ledger_housekeeping.run(now, budget)) | asdict(housekeeping.run(now))
-    log.info("housekeeping", **done)
+    done = housekeeping.run(timezone.now(), budget)
+    if any(done.values()):
+        log.info("housekeeping", **done)
     return done

@@ -90,6 +90,7 @@ class Stack:
             **self.overrides,
         }
         self.manage("migrate", "--verbosity=0")
+        self.manage("schedules", "sync")
         # The queues start empty each time, so unfinished work is started again from the database.
         self.manage("housekeeping", "--resume-all")
         python = sys.executable

@@ -114,6 +114,7 @@ def describe_run(name: str, headers: dict[str, Any], body: Any, queue: str, aske
         group_id=headers.get("group") or "",
         is_chord_part=bool(embed.get("chord")),
         schedule=headers.get("schedule") or "",
+        scheduled_for=_time(headers.get("scheduled_for")),
         tenant=headers.get("tenant") or "",
         requested_by=headers.get("requested_by") or "",
         stamps=_stamps(headers),

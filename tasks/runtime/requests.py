@@ -181,7 +181,9 @@ class Request(_Request):  # type: ignore[misc]
 
     @property
     def _is_recorded(self) -> bool:
-        return self._request_dict.get("recorded") is not False and bool(getattr(self.task, "recorded", True))
+        if self._request_dict.get("recorded") is False:
+            return False
+        return bool(self._request_dict.get("schedule") or getattr(self.task, "recorded", True))
 
     def _finish(self, kind: str, error: BaseException) -> None:
         """Have the outcome recorded, and then acknowledge."""

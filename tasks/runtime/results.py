@@ -51,6 +51,7 @@ _AS_CELERY = {
     State.DEAD: states.FAILURE,
     State.REVOKED: states.REVOKED,
     State.EXPIRED: states.REVOKED,
+    State.SKIPPED: states.REVOKED,
 }
 _REPORTS = {
     states.SUCCESS: Report.SUCCEEDED,

@@ -37,7 +37,7 @@ from tasks.runtime import publishing, recording
 from tasks.topology import TOPOLOGY
 
 #: What can be retried. One that succeeded is not repeated by a button.
-RETRYABLE = frozenset({State.FAILED, State.DEAD, State.REVOKED, State.EXPIRED})
+RETRYABLE = frozenset({State.FAILED, State.DEAD, State.REVOKED, State.EXPIRED, State.SKIPPED})
 #: Characters of arguments, as JSON, up to which they can be edited.
 LONGEST_EDITED = 100_000
 #: Levels of edited arguments in one another.

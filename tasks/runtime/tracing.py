@@ -25,7 +25,7 @@ from tasks.runtime import verdicts
 from tasks.topology import TOPOLOGY
 
 if TYPE_CHECKING:
-    from django_app.ledger.claims import Claim
+    from django_app.ledger.claims import Claim, Claimant
 
 log = structlog.get_logger(__name__)
 
@@ -181,11 +181,17 @@ class Claiming:
             stamps=_stamps(request),
             limit=limits.of(self._task),
         )
-        try:
-            claim = claims.claim(uuid, claimant)
-        except claims.RunMissingError:
-            self._record_arrived(uuid, args, kwargs, request)
-            claim = claims.claim(uuid, claimant)
+        if request.get("schedule"):
+            admitted = self._claim_scheduled(uuid, args, kwargs, request, claimant)
+            if admitted is None:
+                return None
+            claim = admitted
+        else:
+            try:
+                claim = claims.claim(uuid, claimant)
+            except claims.RunMissingError:
+                self._record_arrived(uuid, args, kwargs, request)
+                claim = claims.claim(uuid, claimant)
         decision = claim.decision
         if decision.verdict is Verdict.RUN:
             return claim
@@ -206,6 +212,42 @@ class Claiming:
                 raise verdicts.DeadLetter(decision.reason)
             case Verdict.DEAD:
                 self._dead_letter(uuid, args, kwargs, request, decision.reason)
+        return None
+
+    def _claim_scheduled(
+        self, uuid: str, args: Any, kwargs: Any, request: dict[str, Any], claimant: Claimant
+    ) -> Claim | None:
+        """The claim of a schedule's run; None where the schedule's rules do not let it begin."""
+        from django.db import transaction
+        from django.utils import timezone
+
+        from django_app.ledger import claims
+        from django_app.ledger.schedules import admission
+        from tasks.runtime import arrivals
+
+        with transaction.atomic():
+            admitted = admission.admit(
+                request["schedule"],
+                uuid,
+                timezone.now(),
+                lambda: arrivals.describe(self._task, uuid, args, kwargs, request),
+            )
+            if admitted is admission.BEGIN:
+                try:
+                    return claims.claim(uuid, claimant)
+                except claims.RunMissingError:
+                    self._record_arrived(uuid, args, kwargs, request)
+                    return claims.claim(uuid, claimant)
+        log.info(
+            "schedule_ruled",
+            task=self._task.name,
+            task_id=uuid,
+            schedule=request["schedule"],
+            ruling=admitted.ruling,
+            reason=admitted.reason,
+        )
+        if admitted.to_end:
+            self._app.control.revoke(list(admitted.to_end), terminate=True)
         return None
 
     def _record_arrived(self, uuid: str, args: Any, kwargs: Any, request: dict[str, Any]) -> None:
@@ -285,6 +327,9 @@ def _is_claimed(task: Any, request: dict[str, Any]) -> bool:
     """Whether a message belongs to a recorded run."""
     if request.get("recorded") is False or not settings.RECORD_RUNS:
         return False
+    if request.get("schedule"):
+        # Its rules are kept with its runs.
+        return True
     # Neither says so where the message came from a producer without our `app.amqp`, or from EventBridge.
     return bool(getattr(task, "recorded", True)) or bool(request.get("chord"))
 

@@ -41,7 +41,10 @@ class Account:
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **environment}
         self.variables = {
             name: environment[name]
-            for name in ("DATABASE_URL", "QUEUE_URL_PREFIX", "FILES_BUCKET", "DEFAULT_FROM_EMAIL")
+            for name in (
+                *("DATABASE_URL", "QUEUE_URL_PREFIX", "FILES_BUCKET", "DEFAULT_FROM_EMAIL"),
+                *("SCHEDULE_GROUP", "SCHEDULE_ROLE_ARN", "SCHEDULE_DEAD_LETTER_ARN"),
+            )
         }
         self._endpoint = environment["AWS_ENDPOINT_URL"]
         self.client("iam").create_role(RoleName="cloudqueue-dev-web", AssumeRolePolicyDocument="{}")
@@ -133,6 +136,18 @@ def test_a_deploy_makes_function_front_door_and_rules(deployed):
     assert (rule["ScheduleExpression"], rule["State"]) == ("rate(1 minute)", "ENABLED")
     [target] = deployed.client("events").list_targets_by_rule(Rule=rule["Name"])["Targets"]
     assert '"kwargs": {"event": "housekeeping"}' in target["InputTransformer"]["InputTemplate"]
+
+
+def test_a_deploy_brings_the_schedules_that_stand_in_code_to_eventbridge(deployed):
+    scheduler = deployed.client("scheduler")
+    [listed] = scheduler.list_schedules(GroupName=deployed.variables["SCHEDULE_GROUP"])["Schedules"]
+    made = scheduler.get_schedule(GroupName=listed["GroupName"], Name=listed["Name"])
+    assert made["ScheduleExpression"] == "cron(17 3 * * ? *)"
+    assert made["Target"]["Arn"].endswith(":cloudqueue-low")
+    assert "tasks.sessions.clear_expired_sessions" in made["Target"]["Input"]
+    # Again finds nothing to do.
+    deployed.zappa("manage", STAGE, "schedules sync")
+    assert scheduler.list_schedules(GroupName=deployed.variables["SCHEDULE_GROUP"])["Schedules"] == [listed]
 
 
 @pytest.mark.parametrize("door", ["api_gateway_v1", "api_gateway_v2", "function_url"])

@@ -1,7 +1,8 @@
 """The ledger's tables."""
 
-from django_app.ledger.models.fleet import Command, Pause, QueueSample, Reply, Revocation, Worker
+from django_app.ledger.models.fleet import Command, Errand, Pause, QueueSample, Reply, Revocation, Worker
 from django_app.ledger.models.runs import Attempt, OnceMark, Run, UniqueRun
+from django_app.ledger.models.schedules import Overlap, Schedule, ScheduleSource
 from django_app.ledger.models.workflows import Chord, ChordPart, SavedGroup
 
 __all__ = [
@@ -9,13 +10,17 @@ __all__ = [
     "Chord",
     "ChordPart",
     "Command",
+    "Errand",
     "OnceMark",
+    "Overlap",
     "Pause",
     "QueueSample",
     "Reply",
     "Revocation",
     "Run",
     "SavedGroup",
+    "Schedule",
+    "ScheduleSource",
     "UniqueRun",
     "Worker",
 ]

@@ -99,6 +99,16 @@ class Pause(models.Model):
         return self.key
 
 
+class Errand(models.Model):
+    """Something that is done from time to time, by whoever finds it due first."""
+
+    name = models.CharField(primary_key=True, max_length=80)
+    due_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class QueueSample(models.Model):
     """What a queue held at a moment. oldest_age_seconds: of the oldest published run that nobody has begun."""
 

@@ -19,6 +19,8 @@ class Run(models.Model):
     not_before: the task's eta; the message is published in its last 15 minutes. None: at once.
     publish_claimed_until: until then somebody is publishing it, or it is not to be published yet: nobody else need try.
     retries, replacements: how often its task sent it again, or another signature in its place.
+    schedule: the name of the schedule that it belongs to. scheduled_for: the due time that it is for; None: somebody
+    asked for it. admitted_at: when the schedule's rules first let it begin, or wait, or not.
     limit_key: runs of one key share a limit of how many run at once, see ledger.parking.
     limit_at_once: that limit, as it was when the run was enqueued.
     parked_for: why it is waiting.
@@ -47,6 +49,8 @@ class Run(models.Model):
     is_chord_part = models.BooleanField(default=False)
     retry_of = models.CharField(max_length=255, blank=True)
     schedule = models.CharField(max_length=255, blank=True)
+    scheduled_for = models.DateTimeField(null=True)
+    admitted_at = models.DateTimeField(null=True)
     tenant = models.CharField(max_length=100, blank=True)
     requested_by = models.CharField(max_length=150, blank=True)
     unique_key = models.CharField(max_length=255, blank=True)
@@ -97,6 +101,7 @@ class Run(models.Model):
             models.Index(fields=["queue", "-created_at"], name="run_by_queue"),
             models.Index(fields=["fingerprint", "-created_at"], name="run_by_error", condition=~Q(fingerprint="")),
             models.Index(fields=["tenant", "-created_at"], name="run_by_tenant", condition=~Q(tenant="")),
+            models.Index(fields=["schedule", "-created_at"], name="run_by_schedule", condition=~Q(schedule="")),
             models.Index(fields=["worker", "-started_at"], name="run_by_worker", condition=~Q(worker="")),
             models.Index(fields=["finished_at"], name="run_finished", condition=Q(state__in=sorted(FINAL))),
         )

@@ -1,10 +1,9 @@
-"""Settles what nobody reported: see django_app/datasets/housekeeping.py."""
+"""Settles what nobody reported: see django_app/housekeeping.py."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict
 from typing import Any
 
 import structlog
@@ -12,8 +11,7 @@ from django.core.management.base import BaseCommand
 from django.db import Error, close_old_connections
 from django.utils import timezone
 
-from django_app.datasets import housekeeping
-from django_app.ledger import housekeeping as ledger_housekeeping
+from django_app import housekeeping
 from serverless import aws
 
 log = structlog.get_logger(__name__)
@@ -32,8 +30,7 @@ class Command(BaseCommand):
         resume_all = options["resume_all"]
         while True:
             try:
-                now = timezone.now()
-                done = asdict(ledger_housekeeping.run(now)) | asdict(housekeeping.run(now, resume_all=resume_all))
+                done = housekeeping.run(timezone.now(), resume_all=resume_all)
                 resume_all = False
                 if any(done.values()) or not options["every"]:
                     log.info("housekeeping", **done)

@@ -1,0 +1,1 @@
+"""What becomes of each due time of a schedule."""
