@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 
 from django_app.console.models import TenantMember
 from django_app.console.roles import Role, role_of
-from django_app.ledger.models import Run
+from django_app.ledger.models import Run, Schedule
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Access:
 
     @property
     def scope(self) -> Mapping[str, str] | None:
-        """The condition on runs that they may see, by field: none for all of them. None: no run at all."""
+        """The condition on runs and schedules that they may see, by field: none for all. None: nothing at all."""
         if self.role >= Role.VIEWER:
             return {} if self.tenant is None else {"tenant": self.tenant}
         return {"requested_by": self.username} if self.username else None
@@ -56,3 +56,9 @@ def visible_runs(user: AbstractBaseUser | AnonymousUser | Access) -> QuerySet[Ru
     """The runs that a person may see: all others do not exist for them."""
     scope = (user if isinstance(user, Access) else access_of(user)).scope
     return Run.objects.none() if scope is None else Run.objects.filter(**scope)
+
+
+def visible_schedules(user: AbstractBaseUser | AnonymousUser | Access) -> QuerySet[Schedule]:
+    """The schedules that a person may see, by the same rule as runs. Those of the code are nobody's in particular."""
+    scope = (user if isinstance(user, Access) else access_of(user)).scope
+    return Schedule.objects.none() if scope is None else Schedule.objects.filter(**scope)

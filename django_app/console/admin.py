@@ -9,6 +9,9 @@ from django.http import HttpRequest
 from django_app.console import audit, tokens
 from django_app.console.errors import RefusalError
 from django_app.console.models import ApiToken, AuditEntry, TenantMember
+from django_app.console.schedule_admin import ScheduleAdmin
+
+__all__ = ["ApiTokenAdmin", "AuditEntryAdmin", "ScheduleAdmin", "TenantMemberAdmin"]
 
 
 class _ToLookAt(admin.ModelAdmin):  # type: ignore[type-arg]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 _LONGEST_VALUE = 200
 
 
@@ -25,6 +27,14 @@ class InvalidError(RefusalError):
 
     def __init__(self, thing: str, value: object, rule: str, remedy: str) -> None:
         super().__init__(thing, value, rule, remedy, 400)
+
+
+class FieldsError(InvalidError):
+    """Fields that cannot be together what they are. faults: by field, what is wrong with it and what to do."""
+
+    def __init__(self, thing: str, value: object, faults: Mapping[str, str]) -> None:
+        super().__init__(thing, value, " ".join(faults.values()).rstrip(". "), f"Correct {', '.join(faults)}.")
+        self.faults = dict(faults)
 
 
 class NotVisibleError(Exception):

@@ -23,7 +23,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 _AGE = re.compile(r"(\d{1,5})([mhd])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 #: Fields of a run that can be asked for by value.
-EQUAL = ("state", "task", "queue", "worker", "tenant", "fingerprint")
+EQUAL = ("state", "task", "queue", "schedule", "worker", "tenant", "fingerprint")
 PARAMETERS = (*EQUAL, "since", "q")
 
 

@@ -34,6 +34,7 @@ _INDEXED = {
     "state": "created_at",
     "task": "created_at",
     "queue": "created_at",
+    "schedule": "created_at",
     "tenant": "created_at",
     "fingerprint": "created_at",
     "requested_by": "created_at",
@@ -342,6 +343,8 @@ def throughput(now: datetime.datetime) -> dict[str, list[float]]:
 
 def _rates(begin: datetime.datetime) -> dict[str, float]:
     ended = Run.objects.filter(state__in=sorted(FINAL), finished_at__gte=begin, finished_at__lt=begin + _POINT)
+    # No worker ever had those.
+    ended = ended.exclude(state=State.SKIPPED)
     rows = list(ended.order_by("finished_at").values_list("queue", "finished_at")[:_SAMPLED])
     minutes = float(POINT_MINUTES)
     last_at = rows[-1][1] if len(rows) == _SAMPLED else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,12 @@ def arguments(run: Run) -> str:
         return lines(run.arguments)
 
 
+def schedule_arguments(parts: Mapping[str, Any]) -> str:
+    """What a schedule gives its task, without secrets: as JSON over several lines."""
+    told = {name: value for name, value in parts.items() if name != "options" or value}
+    return lines(json.dumps(told, indent=2, ensure_ascii=False))
+
+
 def parsed_arguments(run: Run) -> Any:
     """The redacted copy as data; None where there is none, or it is no JSON."""
     try:
@@ -78,7 +85,7 @@ class Result:
 
 def result(run: Run) -> Result | None:
     """Of a run that succeeded, or that tells of itself; None where there is none. An error stands elsewhere."""
-    if not run.result or (run.state in (State.FAILED, State.DEAD, State.REVOKED, State.EXPIRED)):
+    if not run.result or (run.state in (State.FAILED, State.DEAD, State.REVOKED, State.EXPIRED, State.SKIPPED)):
         return None
     if run.result.startswith(_IN_S3):
         return Result(note="It is too long for the database and lies in S3.")

@@ -1,8 +1,8 @@
-"""Addresses of the console. Ids of runs stand last, for they may hold anything."""
+"""Addresses of the console. Ids of runs and names of schedules stand last, for they may hold anything."""
 
 from django.urls import include, path
 
-from django_app.console import views
+from django_app.console import schedule_views, views
 
 app_name = "console"
 urlpatterns = [
@@ -10,6 +10,10 @@ urlpatterns = [
     path("runs/", views.runs, name="runs"),
     path("run/<id:pk>", views.run, name="run"),
     path("edit/<id:pk>", views.edit, name="edit"),
+    path("schedules/", schedule_views.index, name="schedules"),
+    path("schedules/new/", schedule_views.new, name="new_schedule"),
+    path("schedule/<id:name>", schedule_views.schedule, name="schedule"),
+    path("edit-schedule/<id:name>", schedule_views.edit, name="edit_schedule"),
     path("queues/", views.queues, name="queues"),
     path("workers/", views.workers, name="workers"),
     path("failures/", views.failures, name="failures"),

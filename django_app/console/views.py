@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable
 from typing import Any, cast
 
 from django.contrib import messages
 from django.contrib.auth.models import User
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import redirect, render
-from django.urls import reverse
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.utils import timezone
-from django.utils.http import url_has_allowed_host_and_scheme
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from django_app.console import actions, filters, queries, shown, tokens
-from django_app.console.access import Access, access_of, visible_runs
+from django_app.console import actions, doing, filters, queries, shown, tokens
+from django_app.console.access import visible_runs, visible_schedules
 from django_app.console.errors import InvalidError, NotAllowedError, NotVisibleError, RefusalError
 from django_app.console.filters import Cursor, Filters
+from django_app.console.pages import back, page, seen_by, show
 from django_app.console.roles import Role
 from django_app.console.services import letters
 from django_app.console.services.acting import Actor
@@ -29,38 +25,7 @@ from django_app.ledger.states import FINAL, State
 from tasks.runtime import retrying
 from tasks.topology import TOPOLOGY
 
-View = Callable[..., HttpResponse]
 AGES = (("15m", "15 minutes"), ("1h", "an hour"), ("24h", "a day"), ("7d", "a week"), ("14d", "two weeks"))
-
-
-def page(view: View) -> View:
-    """A page of the console: what is not theirs is not found."""
-
-    @functools.wraps(view)
-    def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        request.access = access_of(request.user)  # type: ignore[attr-defined]
-        try:
-            return view(request, *args, **kwargs)
-        except NotVisibleError:
-            raise Http404 from None
-        except NotAllowedError as error:
-            return render(request, "console/forbidden.html", {"error": error}, status=403)
-
-    return cast(View, never_cache(answer))
-
-
-def _access(request: HttpRequest) -> Access:
-    access: Access = request.access  # type: ignore[attr-defined]
-    return access
-
-
-def _render(request: HttpRequest, name: str, context: dict[str, Any], part: str = "") -> HttpResponse:
-    """part: the template of what changes by itself, all that is asked for when htmx asks."""
-    access = _access(request)
-    is_part = bool(part) and bool(request.htmx)  # type: ignore[attr-defined]
-    offered = {name.replace("-", "_"): actions.may(action, access) for name, action in actions.ACTIONS.items()}
-    told = {"access": access, "may": offered, "is_admin": access.may(Role.ADMIN), "now": timezone.now(), **context}
-    return render(request, f"console/{part if is_part else name}", told)
 
 
 @require_safe
@@ -76,7 +41,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @page
 def runs(request: HttpRequest) -> HttpResponse:
     """Runs, newest first, by what is asked for."""
-    access = _access(request)
+    access = seen_by(request)
     problem: InvalidError | None = None
     asked, after = Filters(), None
     try:
@@ -100,7 +65,7 @@ def runs(request: HttpRequest) -> HttpResponse:
         "search_window": queries.SEARCH_WINDOW,
         "search_age": filters.SEARCH_AGE,
     }
-    return _render(request, "runs.html", context, part="_runs.html")
+    return show(request, "runs.html", context, part="_runs.html")
 
 
 def _ages(asked: str) -> tuple[tuple[str, str], ...]:
@@ -113,7 +78,7 @@ def _ages(asked: str) -> tuple[tuple[str, str], ...]:
 def run(request: HttpRequest, pk: str) -> HttpResponse:
     """One run: what happened to it, what came of it, what belongs to it."""
     found = _run(request, pk)
-    related = queries.related(_access(request), found, retrying.retry_id(found.pk))
+    related = queries.related(seen_by(request), found, retrying.retry_id(found.pk))
     attempts = queries.attempts(found)
     context = {
         "run": found,
@@ -123,12 +88,14 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
         "is_retryable": found.state in retrying.RETRYABLE and related.retry is None and bool(found.message),
         "is_revocable": found.state not in FINAL,
         "retried_by": _retried_by(found),
+        "schedule_is_seen": bool(found.schedule)
+        and visible_schedules(seen_by(request)).filter(name=found.schedule).exists(),
     }
-    return _render(request, "run.html", context, part="_run.html")
+    return show(request, "run.html", context, part="_run.html")
 
 
 def _run(request: HttpRequest, pk: str) -> Run:
-    found = visible_runs(_access(request)).filter(pk=pk).first()
+    found = visible_runs(seen_by(request)).filter(pk=pk).first()
     if found is None:
         raise NotVisibleError
     return found
@@ -143,7 +110,7 @@ def _retried_by(found: Run) -> str:
 def edit(request: HttpRequest, pk: str) -> HttpResponse:
     """A run's arguments, to be changed before it is retried."""
     found = _run(request, pk)
-    if not actions.may(actions.ACTIONS["retry"], _access(request)):
+    if not actions.may(actions.ACTIONS["retry"], seen_by(request)):
         raise NotAllowedError("operator")
     try:
         args, kwargs = retrying.editable(found)
@@ -161,7 +128,7 @@ def _edit(
     request: HttpRequest, found: Run, args: str, kwargs: str, problem: RefusalError | None = None
 ) -> HttpResponse:
     context = {"run": found, "args": args, "kwargs": kwargs, "problem": problem}
-    answer = _render(request, "edit.html", context)
+    answer = show(request, "edit.html", context)
     answer.status_code = problem.status if problem is not None else 200
     return answer
 
@@ -191,7 +158,7 @@ def queues(request: HttpRequest) -> HttpResponse:
     tasks = [
         {"name": key.removeprefix("task:"), "pause": pause} for key, pause in paused.items() if key.startswith("task:")
     ]
-    return _render(request, "queues.html", {"rows": rows, "tasks": tasks}, part="_queues.html")
+    return show(request, "queues.html", {"rows": rows, "tasks": tasks}, part="_queues.html")
 
 
 @require_safe
@@ -199,7 +166,7 @@ def queues(request: HttpRequest) -> HttpResponse:
 def workers(request: HttpRequest) -> HttpResponse:
     """Workers, and how they are."""
     _require_installation(request)
-    return _render(request, "workers.html", {"workers": queries.workers()}, part="_workers.html")
+    return show(request, "workers.html", {"workers": queries.workers()}, part="_workers.html")
 
 
 @require_safe
@@ -213,13 +180,13 @@ def failures(request: HttpRequest) -> HttpResponse:
     except InvalidError as error:
         problem, age = error, queries.FAILURES_AGE
         since = filters.time_of(age, timezone.now())
-    found = queries.failures(_access(request), since)
+    found = queries.failures(seen_by(request), since)
     context = {"failures": found, "age": age, "ages": _ages(age), "problem": problem}
-    return _render(request, "failures.html", context, part="_failures.html")
+    return show(request, "failures.html", context, part="_failures.html")
 
 
 def _require_installation(request: HttpRequest) -> None:
-    if not _access(request).sees_installation:
+    if not seen_by(request).sees_installation:
         raise NotVisibleError
 
 
@@ -233,7 +200,7 @@ def dead_letters(request: HttpRequest) -> HttpResponse:
     _require_installation(request)
     samples = queries.latest_samples(timezone.now())
     rows = [{"queue": queue, "sample": samples.get(queue.name)} for queue in TOPOLOGY.queues.values()]
-    return _render(request, "dead_letters.html", {"rows": rows})
+    return show(request, "dead_letters.html", {"rows": rows})
 
 
 @require_safe
@@ -246,7 +213,7 @@ def dead_letters_of(request: HttpRequest, queue: str) -> HttpResponse:
         listing = letters.peek(queue)
     except RefusalError as error:
         problem = error
-    return _render(request, "dead_letters_of.html", {"queue": queue, "listing": listing, "problem": problem})
+    return show(request, "dead_letters_of.html", {"queue": queue, "listing": listing, "problem": problem})
 
 
 # Audit and tokens ----------------------------------------------------------------------------------------------------
@@ -256,7 +223,7 @@ def dead_letters_of(request: HttpRequest, queue: str) -> HttpResponse:
 @page
 def audit(request: HttpRequest) -> HttpResponse:
     """What was done, newest first."""
-    access = _access(request)
+    access = seen_by(request)
     if not access.sees_installation:
         raise NotVisibleError
     if not access.may(Role.ADMIN):
@@ -277,7 +244,7 @@ def audit(request: HttpRequest) -> HttpResponse:
         "asked": {name: request.GET.get(name, "") for name in filters.AUDIT},
         "action_names": [*actions.ACTIONS, "issue-token", "revoke-token"],
     }
-    return _render(request, "audit.html", context)
+    return show(request, "audit.html", context)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -292,7 +259,7 @@ def tokens_page(request: HttpRequest) -> HttpResponse:
         except RefusalError as error:
             problem = error
     context = {"tokens": queries.tokens(user.pk), "text": text, "problem": problem, "most": tokens.MOST}
-    answer = _render(request, "tokens.html", context)
+    answer = show(request, "tokens.html", context)
     answer.status_code = problem.status if problem is not None else 200
     return answer
 
@@ -319,23 +286,13 @@ def act(request: HttpRequest, name: str) -> HttpResponse:
     if action is None:
         raise NotVisibleError
     try:
-        done = actions.perform(action, Actor(_access(request)), actions.from_form(action, request.POST))
+        done = actions.perform(action, Actor(seen_by(request)), doing.from_form(action, request.POST))
     except RefusalError as error:
         if action.name == "retry" and "args" in request.POST and error.status == 400:
             # What was typed must not be lost.
             found = _run(request, request.POST.get("run", "").replace("\x00", ""))
             return _edit(request, found, request.POST["args"], request.POST.get("kwargs", "{}"), error)
         messages.warning(request, shown.plain(error, 1000))
-        return _back(request)
+        return back(request)
     messages.success(request, shown.plain(done.message, 1000))
-    return redirect("console:run", done.run_id) if done.run_id else _back(request)
-
-
-def _back(request: HttpRequest) -> HttpResponseRedirect:
-    """To the page with the button, if it is one of ours."""
-    target = request.POST.get("next", "")
-    if not url_has_allowed_host_and_scheme(
-        target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
-    ):
-        target = reverse("console:runs")
-    return HttpResponseRedirect(target)
+    return redirect("console:run", done.run_id) if done.run_id else back(request)

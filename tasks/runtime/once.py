@@ -6,6 +6,7 @@ execution of the run, finds the mark: the task ends there, with the result of th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from kombu.utils.json import dumps, loads
 from django_app.ledger.models import OnceMark
 
 _LONGEST_KEY = 200
+_LONGEST_RUN_ID = 251
 
 
 class OnceKeyError(ValueError):
@@ -76,7 +78,12 @@ def _key_of(task: Any, key: str | None) -> str:
             raise OnceKeyError(
                 f"task {task.name}: once(self) outside of a run cannot tell one call from another: give it a key."
             )
-        return f"run {run_id}"
+        # Ids may be as long as the column.
+        return (
+            f"run {run_id}"
+            if len(run_id) <= _LONGEST_RUN_ID
+            else f"run of {hashlib.sha256(run_id.encode()).hexdigest()}"
+        )
     if not isinstance(key, str) or not key or len(key) > _LONGEST_KEY:
         raise OnceKeyError(f"task {task.name}: once key {key!r} must be a text of 1 to {_LONGEST_KEY} characters.")
     # Together with the name at most as long as the column.

@@ -67,6 +67,7 @@ def _claimed_attempt(run_id: str, holder: str) -> Current | None:
         started_at=run.started_at,
         limit_key=run.limit_key,
         unique_key=run.unique_key,
+        schedule=run.schedule,
     )
     return Current(claim, None)
 

@@ -147,7 +147,7 @@ def retry(run: Run, by: str, args: Sequence[Any] | None = None, kwargs: Mapping[
         is_edited = args is not None or kwargs is not None
         if is_edited:
             names = recording.parameters_of(original.task)
-            args, kwargs = _merged(
+            args, kwargs = keep_secrets(
                 original.pk,
                 names,
                 (stored_args, stored_kwargs),
@@ -176,7 +176,7 @@ def editable(run: Run) -> tuple[list[Any], dict[str, Any]]:
             "Retry it as it is, or enqueue the task anew.",
         )
     args, kwargs, _ = _contents(run, message)
-    return _hidden(args, kwargs, recording.parameters_of(run.task))
+    return hide_secrets(args, kwargs, recording.parameters_of(run.task))
 
 
 # The message ---------------------------------------------------------------------------------------------------------
@@ -337,7 +337,9 @@ def _is_opaque(value: Any) -> bool:
     return value["__type__"] not in _SPOKEN_TYPES
 
 
-def _hidden(args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+def hide_secrets(
+    args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]
+) -> tuple[list[Any], dict[str, Any]]:
     """The same arguments with secrets left out, and nothing cut."""
     positional = [
         redaction.REDACTED if index < len(names) and _is_hidden(names[index]) else _without_secrets(value)
@@ -358,7 +360,7 @@ def _without_secrets(value: Any) -> Any:
     return value
 
 
-def _merged(
+def keep_secrets(
     run_id: str,
     names: Sequence[str],
     stored: tuple[list[Any], dict[str, Any]],

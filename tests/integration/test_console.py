@@ -18,7 +18,7 @@ from django.db import DatabaseError, connection, transaction
 from django.test import Client
 from django.utils import timezone
 
-from django_app.console import actions, audit, filters, queries, shown, throttle
+from django_app.console import actions, audit, filters, queries, schedule_queries, shown, throttle
 from django_app.console.access import Access, access_of
 from django_app.console.errors import InvalidError, NotVisibleError, RefusalError
 from django_app.console.filters import Cursor, Filters
@@ -26,7 +26,7 @@ from django_app.console.models import AuditEntry, AuditError, SignInCount
 from django_app.console.roles import Role
 from django_app.console.services import runs as run_services
 from django_app.console.services.acting import Actor
-from django_app.ledger.models import Attempt, Command, Pause, QueueSample, Revocation, Run
+from django_app.ledger.models import Attempt, Command, Pause, QueueSample, Revocation, Run, Schedule
 from django_app.ledger.states import State
 from serverless import aws, fakesqs
 from serverless.broker import sweep
@@ -96,6 +96,7 @@ def test_each_filter_finds_what_has_that_value():
         "state": State.RUNNING,
         "task": "shop.tasks.pay",
         "queue": "high",
+        "schedule": "nightly",
         "worker": "w1",
         "tenant": "acme",
         "fingerprint": "a" * 16,
@@ -433,6 +434,15 @@ def hostile_run() -> Run:
     Pause.objects.create(key="queue:default", by=SCRIPT, reason=HOSTILE, created_at=NOW)
     Pause.objects.create(key=f"task:{SCRIPT}", by=SCRIPT, reason=SCRIPT, created_at=NOW)
     audit.write(SCRIPT, "retry", f"run {SCRIPT}", {SCRIPT: HOSTILE})
+    # As no save would let it through.
+    paused = Schedule(name="hostile-paused", task=HOSTILE, timing="every hour", zone=SCRIPT, paused_at=NOW)
+    paused.paused_by, paused.pause_reason, paused.sync_error = SCRIPT, HOSTILE, HOSTILE
+    schedule = Schedule(name="hostile", task=HOSTILE, timing=HOSTILE, zone=SCRIPT, requested_by=SCRIPT, tenant=SCRIPT)
+    schedule.args, schedule.kwargs, schedule.overlap = [HOSTILE], {HOSTILE: HOSTILE}, "<b>"
+    for each in (paused, schedule):
+        each.created_at = each.changed_at = each.checked_until = NOW
+    Schedule.objects.bulk_create([paused, schedule])
+    Run.objects.filter(pk="other").update(schedule="hostile", error=HOSTILE[:500], requested_by=SCRIPT)
     return made
 
 
@@ -442,6 +452,13 @@ EVERY_PAGE = (
     "/console/runs/?state=%3Cscript%3E",
     "/console/run/hostile",
     "/console/edit/hostile",
+    "/console/schedules/",
+    "/console/schedules/?q=%3Cscript%3E&state=%3Cscript%3E",
+    "/console/schedules/new/",
+    "/console/schedule/hostile",
+    "/console/schedule/hostile?since=%3Cscript%3E&until=%3Cscript%3E",
+    "/console/schedule/hostile-paused",
+    "/console/edit-schedule/hostile",
     "/console/queues/",
     "/console/workers/",
     "/console/failures/",
@@ -459,8 +476,8 @@ def test_no_page_lets_data_run_or_turn_round(client, path):
     page = page_of(client, path)
     assert "<script>" not in page
     assert "pwned'</script>" not in page
-    # In the editor the text must stay as it is; there it is no markup, and turns nothing but itself round.
-    outside = re.sub(r"<textarea.*?</textarea>", "", page, flags=re.DOTALL)
+    # In an editor the text must stay as it is; there it is no markup, and turns nothing but itself round.
+    outside = re.sub(r"<textarea.*?</textarea>|<input[^>]*>", "", page, flags=re.DOTALL)
     for unseen in ("\u202e", "\x1b", "\u200b"):
         assert unseen not in outside, unseen
     assert "14}" not in page
@@ -1246,6 +1263,7 @@ CONDITIONS = [
     {"state": "failed"},
     {"task": "shop.tasks.ship"},
     {"queue": "default"},
+    {"schedule": "nightly"},
     {"worker": "w1"},
     {"tenant": "acme"},
     {"fingerprint": "a" * 16},
@@ -1297,6 +1315,11 @@ def test_every_other_list_is_read_by_way_of_an_index(plans):
             lambda access=access: queries.failures(access, now - datetime.timedelta(days=1)),
             lambda access=access: queries.related(access, made, "x"),
             lambda access=access: queries.failed_ids(access, "a" * 16, None, 10),
+            *(
+                lambda access=access, asked=asked: schedule_queries.find(access, schedule_queries.read(asked), now)
+                for asked in ({}, {"state": "paused", "q": "x", "cursor": "a"}, {"state": "unsynced"})
+            ),
+            lambda access=access: schedule_queries.history(access, Schedule(name="nightly")),
         ):
             for plan in plans(work_):
                 assert "Seq Scan" not in plan, plan

@@ -97,6 +97,12 @@ class Tests(TestCase):
         assert (runs[0].state, runs[0].error) == (State.FAILED, "LookupError: as asked")
         assert names() == []
 
+    def test_the_longest_id_of_a_run_is_done_once_as_any_other(self):
+        with captured_runs(execute=True) as runs:
+            charge.apply_async([1], task_id="x" * 255)
+        assert (runs[0].state, runs[0].error) == (State.SUCCEEDED, "")
+        assert len(OnceMark.objects.get().pk) <= 255
+
     def test_a_retry_is_executed_without_its_delay_and_survives_its_own_rollback(self):
         with captured_runs(execute=True) as runs:
             again.delay(2)

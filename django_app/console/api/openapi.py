@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from django_app.console.actions import ACTIONS, Field
-from django_app.console.api import shapes
-from django_app.console.api.routes import ROUTES, TOKEN_FORMAT, Route
+from django_app.console.actions import ACTIONS
+from django_app.console.api import schedule_shapes, schemas, shapes
+from django_app.console.api.routes import ROUTES, TOKEN_FORMAT
+from django_app.console.api.table import Route
+from django_app.console.doing import Field
 
 Json = dict[str, Any]
 
@@ -21,13 +23,14 @@ _ERRORS = {
     "413": "The request is too large.",
     "415": "The body is not application/json.",
     "500": "It failed, and has logged why.",
-    "502": "SQS did not do it.",
+    "502": "SQS or EventBridge did not do it.",
     "503": "The database does not answer.",
 }
 _OF_READING = ("400", "401", "403", "404", "405", "409", "500", "502", "503")
 _KINDS: dict[str, Json] = {
     "text": {"type": "string"},
     "flag": {"type": "boolean"},
+    "number": {"type": "integer", "minimum": 0},
     "texts": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 500},
     "list": {"type": "array"},
     "object": {"type": "object"},
@@ -64,7 +67,11 @@ def description() -> Json:
         "security": [{"bearer": []}, {"session": []}],
         "paths": paths,
         "components": {
-            "schemas": {**shapes.SCHEMAS, "Description": {"type": "object", "description": "OpenAPI 3.1"}},
+            "schemas": {
+                **shapes.SCHEMAS,
+                **schedule_shapes.SCHEMAS,
+                "Description": {"type": "object", "description": "OpenAPI 3.1"},
+            },
             "securitySchemes": {
                 "bearer": {
                     "type": "http",
@@ -102,8 +109,8 @@ def _operation(route: Route) -> Json:
 
 
 def _responses(schema: str, errors: tuple[str, ...]) -> Json:
-    content = {"application/json": {"schema": shapes.ref(schema)}}
-    refused = {"application/json": {"schema": shapes.ref("Error")}}
+    content = {"application/json": {"schema": schemas.ref(schema)}}
+    refused = {"application/json": {"schema": schemas.ref("Error")}}
     return {
         "200": {"description": "Done.", "content": content},
         **{status: {"description": _ERRORS[status], "content": refused} for status in errors},

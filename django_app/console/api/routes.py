@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 from django.http import HttpRequest
 from django.utils import timezone
 
 from django_app.console import actions, filters, queries, tokens
 from django_app.console.access import visible_runs
 from django_app.console.api import shapes
-from django_app.console.errors import InvalidError, NotAllowedError, NotVisibleError
+from django_app.console.api.schedule_routes import SCHEDULE_ROUTES
+from django_app.console.api.table import PAGED, TEXT, Json, Parameter, Route, limit_of
+from django_app.console.errors import NotAllowedError, NotVisibleError
 from django_app.console.filters import Cursor
 from django_app.console.roles import Role
 from django_app.console.services import letters
@@ -20,48 +18,14 @@ from django_app.console.services.acting import Actor
 from tasks.runtime import retrying
 from tasks.topology import TOPOLOGY
 
-Json = dict[str, Any]
-Answer = Callable[..., Json]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """Of a query string."""
-
-    about: str
-    schema: Json
-
-
-@dataclass(frozen=True)
-class Route:
-    """One address.
-
-    path: of OpenAPI, behind /console/api/v1; pattern: of Django. answer: takes request, actor and what the pattern
-    holds. schema: name of the answer's.
-    """
-
-    name: str
-    path: str
-    pattern: str
-    about: str
-    answer: Answer
-    schema: str
-    parameters: dict[str, Parameter]
-    method: str = "GET"
-
-
-_TEXT = {"type": "string", "maxLength": 255}
-_CURSOR = Parameter("`next` of the page before", {"type": "string"})
-_LIMIT = Parameter(
-    f"how many, default {queries.PAGE}", {"type": "integer", "minimum": 1, "maximum": queries.MOST_A_PAGE}
-)
 _SINCE = Parameter("an age such as 15m, 24h or 7d, or a time of ISO 8601", {"type": "string"})
 _OF_RUNS = {
     "state": Parameter("", {"type": "string", "enum": shapes.SCHEMAS["Run"]["properties"]["state"]["enum"]}),
-    "task": Parameter("its whole name", _TEXT),
-    "queue": Parameter("", _TEXT),
-    "worker": Parameter("of the last attempt; such a list goes by started_at", _TEXT),
-    "tenant": Parameter("", _TEXT),
+    "task": Parameter("its whole name", TEXT),
+    "queue": Parameter("", TEXT),
+    "schedule": Parameter("the schedule that they belong to", TEXT),
+    "worker": Parameter("of the last attempt; such a list goes by started_at", TEXT),
+    "tenant": Parameter("", TEXT),
     "fingerprint": Parameter("of the error", {"type": "string", "pattern": "^[0-9a-f]{16}$"}),
     "since": Parameter(f"created since then: {_SINCE.about}", _SINCE.schema),
     "q": Parameter(
@@ -72,17 +36,10 @@ _OF_RUNS = {
 }
 
 
-def _limit(request: HttpRequest) -> int:
-    text = request.GET.get("limit", str(queries.PAGE))
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= queries.MOST_A_PAGE):
-        raise InvalidError("limit", text, f"it is no number from 1 to {queries.MOST_A_PAGE}", "Correct it.")
-    return int(text)
-
-
 def _runs(request: HttpRequest, actor: Actor) -> Json:
     asked = filters.read(request.GET.dict())
     after = Cursor.decode(request.GET["cursor"]) if request.GET.get("cursor") else None
-    page = queries.find_runs(actor.access, asked, after, _limit(request))
+    page = queries.find_runs(actor.access, asked, after, limit_of(request))
     return {
         "runs": [shapes.run(each) for each in page.runs],
         "next": page.after.encode() if page.after is not None else None,
@@ -149,7 +106,7 @@ def _audit(request: HttpRequest, actor: Actor) -> Json:
     if not actor.access.may(Role.ADMIN):
         raise NotAllowedError("admin")
     equal, before = filters.read_audit(request.GET.dict())
-    limit = _limit(request)
+    limit = limit_of(request)
     entries = queries.audit_entries(equal, before, limit + 1)
     more, entries = len(entries) > limit, entries[:limit]
     return {"entries": [shapes.audit_entry(each) for each in entries], "next": str(entries[-1].pk) if more else None}
@@ -166,11 +123,11 @@ def _description(request: HttpRequest, actor: Actor) -> Json:
     return openapi.description()
 
 
-_CURSOR_AND_LIMIT = {"cursor": _CURSOR, "limit": _LIMIT}
 ROUTES: tuple[Route, ...] = (
-    Route("runs", "/runs", "runs", "Runs that you may see, newest first.", _runs, "Runs", _OF_RUNS | _CURSOR_AND_LIMIT),
+    Route("runs", "/runs", "runs", "Runs that you may see, newest first.", _runs, "Runs", _OF_RUNS | PAGED),
     Route("run", "/runs/{id}", "runs/<id:pk>", "One run, with its attempts and its workflow.", _run, "RunDetail", {}),
     Route("queues", "/queues", "queues", "Queues, and what is paused.", _queues, "Queues", {}),
+    *SCHEDULE_ROUTES,
     Route("workers", "/workers", "workers", "Workers.", _workers, "Workers", {}),
     Route(
         "failures", "/failures", "failures", "What failed, by kind of error.", _failures, "Failures", {"since": _SINCE}
@@ -200,7 +157,7 @@ ROUTES: tuple[Route, ...] = (
         "What was done, newest first; by one of actor, action and target.",
         _audit,
         "AuditEntries",
-        {name: Parameter("", _TEXT) for name in filters.AUDIT} | _CURSOR_AND_LIMIT,
+        {name: Parameter("", TEXT) for name in filters.AUDIT} | PAGED,
     ),
     Route("openapi", "/openapi.json", "openapi.json", "This description.", _description, "Description", {}),
 )

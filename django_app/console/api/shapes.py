@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
 from typing import Any
 
 from django_app.console import queries, shown
-from django_app.console.errors import RefusalError
+from django_app.console.api.schemas import Json, flag, list_of, number, object_of, or_null, ref, text, time, whole
+from django_app.console.errors import FieldsError, RefusalError
 from django_app.console.models import AuditEntry
 from django_app.console.queries import Failure, Related
 from django_app.ledger.models import Attempt, Pause, QueueSample, Run, Worker
@@ -15,78 +15,32 @@ from django_app.ledger.states import Outcome, State
 from tasks.runtime.dead_letters import Letter
 from tasks.topology import Queue
 
-Json = dict[str, Any]
 
-
-def _text(about: str = "", **more: Any) -> Json:
-    return {"type": "string", **({"description": about} if about else {}), **more}
-
-
-def _number(about: str = "") -> Json:
-    return {"type": "number", **({"description": about} if about else {})}
-
-
-def _whole(about: str = "") -> Json:
-    return {"type": "integer", **({"description": about} if about else {})}
-
-
-def _flag(about: str = "") -> Json:
-    return {"type": "boolean", **({"description": about} if about else {})}
-
-
-def _time(about: str = "") -> Json:
-    return _text(about, format="date-time")
-
-
-def _or_null(schema: Json) -> Json:
-    return {**schema, "type": [schema["type"], "null"]}
-
-
-def _list(of: Json | str, about: str = "") -> Json:
-    items = {"$ref": f"#/components/schemas/{of}"} if isinstance(of, str) else of
-    return {"type": "array", "items": items, **({"description": about} if about else {})}
-
-
-def ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _object(properties: Mapping[str, Json], about: str = "") -> Json:
-    """All of them are always there, and no others."""
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "required": list(properties),
-        "properties": dict(properties),
-        **({"description": about} if about else {}),
-    }
-
-
-def when(time: datetime.datetime | None) -> str | None:
-    return time.astimezone(datetime.UTC).isoformat() if time is not None else None
+def when(moment: datetime.datetime | None) -> str | None:
+    return moment.astimezone(datetime.UTC).isoformat() if moment is not None else None
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
 
-_PROGRESS = _object({"done": _whole(), "total": _or_null(_whole("null: unknown")), "note": _text()})
+_PROGRESS = object_of({"done": whole(), "total": or_null(whole("null: unknown")), "note": text()})
 _RUN: dict[str, Json] = {
-    "id": _text("Celery's task id"),
-    "task": _text(),
-    "queue": _text(),
-    "state": _text(enum=[state.value for state in State]),
-    "waits_for": _text('"paused", "limit", "rate" or "replaced" where it is waiting; else ""'),
-    "priority": _or_null(_whole()),
-    "worker": _text("of the last attempt"),
-    "tenant": _text(),
-    "requested_by": _text("a user name"),
-    "retry_of": _text("the run that this one is a retry of"),
-    "attempts": _whole("how many have begun"),
-    "created_at": _time(),
-    "not_before": _or_null(_time("its eta")),
-    "started_at": _or_null(_time("of the last attempt")),
-    "finished_at": _or_null(_time()),
-    "error": _text("of the last attempt that failed, in one line"),
-    "fingerprint": _text("the same for the same error at the same place"),
+    "id": text("Celery's task id"),
+    "task": text(),
+    "queue": text(),
+    "state": text(enum=[state.value for state in State]),
+    "waits_for": text('"paused", "limit", "rate" or "replaced" where it is waiting; else ""'),
+    "priority": or_null(whole()),
+    "worker": text("of the last attempt"),
+    "tenant": text(),
+    "requested_by": text("a user name"),
+    "retry_of": text("the run that this one is a retry of"),
+    "attempts": whole("how many have begun"),
+    "created_at": time(),
+    "not_before": or_null(time("its eta")),
+    "started_at": or_null(time("of the last attempt")),
+    "finished_at": or_null(time()),
+    "error": text("of the last attempt that failed, in one line"),
+    "fingerprint": text("the same for the same error at the same place"),
     "progress": {"anyOf": [_PROGRESS, {"type": "null"}]},
 }
 
@@ -121,15 +75,15 @@ def _progress(each: Run) -> Json | None:
 
 
 _ATTEMPT: dict[str, Json] = {
-    "number": _whole("counted from 1"),
-    "worker": _text(),
-    "receives": _whole("how often SQS had delivered the message"),
-    "started_at": _or_null(_time()),
-    "ended_at": _time(),
-    "outcome": _text(enum=[outcome.value for outcome in Outcome]),
-    "error": _text(),
-    "traceback": _text(),
-    "log_tail": _text("the last lines that were logged"),
+    "number": whole("counted from 1"),
+    "worker": text(),
+    "receives": whole("how often SQS had delivered the message"),
+    "started_at": or_null(time()),
+    "ended_at": time(),
+    "outcome": text(enum=[outcome.value for outcome in Outcome]),
+    "error": text(),
+    "traceback": text(),
+    "log_tail": text("the last lines that were logged"),
 }
 
 
@@ -156,25 +110,27 @@ _RUN_DETAIL: dict[str, Json] = {
             {"type": "null"},
         ],
     },
-    "expires_at": _or_null(_time()),
-    "published_at": _or_null(_time("when SQS took it")),
-    "retries": _whole("how often its task sent it again"),
-    "crashes": _whole("attempts that were lost"),
-    "parent_id": _text(),
-    "root_id": _text("the first run of its workflow"),
-    "group_id": _text(),
-    "is_chord_part": _flag(),
-    "schedule": _text(),
-    "limit_key": _text("runs of one key share a limit"),
-    "unique_key": _text(),
+    "expires_at": or_null(time()),
+    "published_at": or_null(time("when SQS took it")),
+    "retries": whole("how often its task sent it again"),
+    "crashes": whole("attempts that were lost"),
+    "parent_id": text(),
+    "root_id": text("the first run of its workflow"),
+    "group_id": text(),
+    "is_chord_part": flag(),
+    "schedule": text(),
+    "scheduled_for": or_null(time("the due time of its schedule that it is the run of")),
+    "admitted_at": or_null(time("when its schedule's rules first let it begin, or wait")),
+    "limit_key": text("runs of one key share a limit"),
+    "unique_key": text(),
     "stamps": {"type": "object"},
-    "celery_state": _text("what the task said of itself by update_state()"),
+    "celery_state": text("what the task said of itself by update_state()"),
     "result": {"description": "redacted and cut to size as arguments are; null where there is none to show"},
-    "result_note": _text("why there is no result to show, where there is one"),
-    "past_attempts": _list("Attempt", "those that have ended, newest first, at most 50"),
-    "retry_id": _text('the run that is its retry; "" where it was not retried'),
-    "workflow": _list("Run", "runs of the same root, at most 100, those that you may see"),
-    "workflow_is_complete": _flag("whether that is all of them"),
+    "result_note": text("why there is no result to show, where there is one"),
+    "past_attempts": list_of("Attempt", "those that have ended, newest first, at most 50"),
+    "retry_id": text('the run that is its retry; "" where it was not retried'),
+    "workflow": list_of("Run", "runs of the same root, at most 100, those that you may see"),
+    "workflow_is_complete": flag("whether that is all of them"),
 }
 
 
@@ -192,6 +148,8 @@ def run_detail(each: Run, attempts: list[Attempt], related: Related) -> Json:
         "group_id": each.group_id,
         "is_chord_part": each.is_chord_part,
         "schedule": each.schedule,
+        "scheduled_for": when(each.scheduled_for),
+        "admitted_at": when(each.admitted_at),
         "limit_key": each.limit_key,
         "unique_key": each.unique_key,
         "stamps": each.stamps if isinstance(each.stamps, dict) else {},
@@ -213,16 +171,16 @@ def _arguments(each: Run) -> Any:
 # Queues, workers, failures, dead letters -----------------------------------------------------------------------------
 
 _QUEUE: dict[str, Json] = {
-    "name": _text(),
-    "pool": _text("whose workers consume it"),
-    "sampled_at": _or_null(_time("when the figures below were taken; null: not within ten minutes")),
-    "depth": _or_null(_whole("messages that wait, as SQS counts them")),
-    "in_flight": _or_null(_whole("messages that workers hold")),
-    "delayed": _or_null(_whole()),
-    "dead": _or_null(_whole("messages in its dead-letter queue")),
-    "oldest_age_seconds": _or_null(_number("of the oldest published run that nobody has begun")),
-    "finished_a_minute": _list(
-        _number(), "runs that ended, a minute, over the last hour, one number for each two minutes, oldest first"
+    "name": text(),
+    "pool": text("whose workers consume it"),
+    "sampled_at": or_null(time("when the figures below were taken; null: not within ten minutes")),
+    "depth": or_null(whole("messages that wait, as SQS counts them")),
+    "in_flight": or_null(whole("messages that workers hold")),
+    "delayed": or_null(whole()),
+    "dead": or_null(whole("messages in its dead-letter queue")),
+    "oldest_age_seconds": or_null(number("of the oldest published run that nobody has begun")),
+    "finished_a_minute": list_of(
+        number(), "runs that ended, a minute, over the last hour, one number for each two minutes, oldest first"
     ),
     "pause": {"anyOf": [ref("Pause"), {"type": "null"}]},
 }
@@ -244,11 +202,11 @@ def queue(each: Queue, sample: QueueSample | None, finished: list[float], pause:
 
 
 _PAUSE: dict[str, Json] = {
-    "kind": _text(enum=["queue", "task"]),
-    "name": _text(),
-    "by": _text(),
-    "reason": _text(),
-    "since": _time(),
+    "kind": text(enum=["queue", "task"]),
+    "name": text(),
+    "by": text(),
+    "reason": text(),
+    "since": time(),
 }
 
 
@@ -258,22 +216,22 @@ def pause_of(each: Pause) -> Json:
 
 
 _WORKER: dict[str, Json] = {
-    "name": _text(),
-    "pool": _text(),
-    "kind": _text("of Celery's pools: prefork, threads, solo"),
-    "state": _text(enum=["running", "draining", "stopped", "lost"]),
-    "concurrency": _whole("slots"),
-    "busy": _whole("slots at work"),
-    "held": _whole("messages held"),
-    "processed": _whole("since it started"),
-    "queues": _list(_text()),
-    "release": _text(),
-    "pid": _whole(),
-    "load": _number("of its machine, one minute"),
-    "memory_bytes": _whole("with its children"),
-    "started_at": _time(),
-    "seen_at": _time(),
-    "lease_until": _time("lost if it was not heard of by then"),
+    "name": text(),
+    "pool": text(),
+    "kind": text("of Celery's pools: prefork, threads, solo"),
+    "state": text(enum=["running", "draining", "stopped", "lost"]),
+    "concurrency": whole("slots"),
+    "busy": whole("slots at work"),
+    "held": whole("messages held"),
+    "processed": whole("since it started"),
+    "queues": list_of(text()),
+    "release": text(),
+    "pid": whole(),
+    "load": number("of its machine, one minute"),
+    "memory_bytes": whole("with its children"),
+    "started_at": time(),
+    "seen_at": time(),
+    "lease_until": time("lost if it was not heard of by then"),
 }
 
 
@@ -299,13 +257,13 @@ def worker(each: Worker) -> Json:
 
 
 _FAILURE: dict[str, Json] = {
-    "fingerprint": _text(),
-    "task": _text("of one of them"),
-    "runs": _whole(),
-    "first_at": _time("when the oldest of them was created"),
-    "last_at": _time("when the newest was"),
-    "newest_id": _text(),
-    "error": _text("of the newest"),
+    "fingerprint": text(),
+    "task": text("of one of them"),
+    "runs": whole(),
+    "first_at": time("when the oldest of them was created"),
+    "last_at": time("when the newest was"),
+    "newest_id": text(),
+    "error": text("of the newest"),
 }
 
 
@@ -322,24 +280,24 @@ def failure(each: Failure) -> Json:
 
 
 _DEAD_LETTER_COUNT: dict[str, Json] = {
-    "queue": _text(),
-    "dead": _or_null(_whole("as SQS counts them, up to a minute ago; null: not known")),
+    "queue": text(),
+    "dead": or_null(whole("as SQS counts them, up to a minute ago; null: not known")),
 }
 _DEAD_LETTER: dict[str, Json] = {
-    "message_id": _text("SQS's; another one each time that it is dead-lettered"),
-    "task": _text(),
-    "task_id": _text(),
-    "reason": _text("why it is here; empty where SQS moved it by itself"),
-    "queue": _text("that it came from"),
-    "worker": _text("that moved it"),
-    "receives": _whole(),
-    "redrives": _whole("how often it was sent to work again"),
-    "size_bytes": _whole(),
-    "sent_at": _or_null(_time()),
-    "dead_lettered_at": _or_null(_time()),
-    "arguments": _text("redacted, JSON; empty where they cannot be read"),
-    "error": _text("what is wrong with its form"),
-    "run_state": _text("of its run; empty where none is recorded"),
+    "message_id": text("SQS's; another one each time that it is dead-lettered"),
+    "task": text(),
+    "task_id": text(),
+    "reason": text("why it is here; empty where SQS moved it by itself"),
+    "queue": text("that it came from"),
+    "worker": text("that moved it"),
+    "receives": whole(),
+    "redrives": whole("how often it was sent to work again"),
+    "size_bytes": whole(),
+    "sent_at": or_null(time()),
+    "dead_lettered_at": or_null(time()),
+    "arguments": text("redacted, JSON; empty where they cannot be read"),
+    "error": text("what is wrong with its form"),
+    "run_state": text("of its run; empty where none is recorded"),
 }
 
 
@@ -365,12 +323,12 @@ def dead_letter(each: Letter) -> Json:
 # Audit and errors ----------------------------------------------------------------------------------------------------
 
 _AUDIT: dict[str, Json] = {
-    "id": _whole(),
-    "at": _time(),
-    "actor": _text("a user name"),
-    "action": _text(),
-    "target": _text(),
-    "outcome": _text(enum=list(AuditEntry.Outcome.values)),
+    "id": whole(),
+    "at": time(),
+    "actor": text("a user name"),
+    "action": text(),
+    "target": text(),
+    "outcome": text(enum=list(AuditEntry.Outcome.values)),
     "detail": {"type": "object"},
 }
 
@@ -387,15 +345,20 @@ def audit_entry(each: AuditEntry) -> Json:
     }
 
 
-_ERROR = _object(
+_ERROR = object_of(
     {
-        "error": _object(
+        "error": object_of(
             {
-                "message": _text("all of it in one sentence or two"),
-                "thing": _text("what it is about"),
-                "value": _text("which one"),
-                "rule": _text("what stands in the way"),
-                "remedy": _text("what to do"),
+                "message": text("all of it in one sentence or two"),
+                "thing": text("what it is about"),
+                "value": text("which one"),
+                "rule": text("what stands in the way"),
+                "remedy": text("what to do"),
+                "fields": {
+                    "type": "object",
+                    "description": "of the fields that are at fault, where several may be: what is wrong with each",
+                    "additionalProperties": {"type": "string"},
+                },
             }
         )
     }
@@ -410,43 +373,44 @@ def error(refusal: RefusalError) -> Json:
             "value": refusal.value,
             "rule": refusal.rule,
             "remedy": refusal.remedy,
+            "fields": refusal.faults if isinstance(refusal, FieldsError) else {},
         }
     }
 
 
-_NEXT = _or_null(_text("give it as `cursor` for the next page; null: this was the last"))
+NEXT = or_null(text("give it as `cursor` for the next page; null: this was the last"))
 
 SCHEMAS: dict[str, Json] = {
-    "Run": _object(_RUN),
-    "Attempt": _object(_ATTEMPT),
-    "RunDetail": _object(_RUN_DETAIL),
-    "Runs": _object(
+    "Run": object_of(_RUN),
+    "Attempt": object_of(_ATTEMPT),
+    "RunDetail": object_of(_RUN_DETAIL),
+    "Runs": object_of(
         {
-            "runs": _list("Run"),
-            "next": _NEXT,
-            "looked_back_to": _or_null(
-                _time(f"set where a page looked through its {queries.WINDOW} runs: what is older is on the next one")
+            "runs": list_of("Run"),
+            "next": NEXT,
+            "looked_back_to": or_null(
+                time(f"set where a page looked through its {queries.WINDOW} runs: what is older is on the next one")
             ),
         }
     ),
-    "Pause": _object(_PAUSE),
-    "Queue": _object(_QUEUE),
-    "Queues": _object({"queues": _list("Queue"), "paused_tasks": _list("Pause")}),
-    "Worker": _object(_WORKER),
-    "Workers": _object({"workers": _list("Worker", "those seen last first, at most 500")}),
-    "Failure": _object(_FAILURE),
-    "Failures": _object(
+    "Pause": object_of(_PAUSE),
+    "Queue": object_of(_QUEUE),
+    "Queues": object_of({"queues": list_of("Queue"), "paused_tasks": list_of("Pause")}),
+    "Worker": object_of(_WORKER),
+    "Workers": object_of({"workers": list_of("Worker", "those seen last first, at most 500")}),
+    "Failure": object_of(_FAILURE),
+    "Failures": object_of(
         {
-            "failures": _list("Failure", "the commonest first, at most 100"),
-            "most_looked_at": _or_null(_whole("set where only the newest so many were looked at")),
+            "failures": list_of("Failure", "the commonest first, at most 100"),
+            "most_looked_at": or_null(whole("set where only the newest so many were looked at")),
         }
     ),
-    "DeadLetterCount": _object(_DEAD_LETTER_COUNT),
-    "DeadLetterCounts": _object({"queues": _list("DeadLetterCount")}),
-    "DeadLetter": _object(_DEAD_LETTER),
-    "DeadLetters": _object({"dead_letters": _list("DeadLetter"), "complete": _flag("whether that is all")}),
-    "AuditEntry": _object(_AUDIT),
-    "AuditEntries": _object({"entries": _list("AuditEntry"), "next": _NEXT}),
-    "Done": _object({"message": _text("what was done, for people"), "data": {"type": "object"}}),
+    "DeadLetterCount": object_of(_DEAD_LETTER_COUNT),
+    "DeadLetterCounts": object_of({"queues": list_of("DeadLetterCount")}),
+    "DeadLetter": object_of(_DEAD_LETTER),
+    "DeadLetters": object_of({"dead_letters": list_of("DeadLetter"), "complete": flag("whether that is all")}),
+    "AuditEntry": object_of(_AUDIT),
+    "AuditEntries": object_of({"entries": list_of("AuditEntry"), "next": NEXT}),
+    "Done": object_of({"message": text("what was done, for people"), "data": {"type": "object"}}),
     "Error": _ERROR,
 }

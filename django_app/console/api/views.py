@@ -15,10 +15,10 @@ from django.http.request import UnreadablePostError
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 
-from django_app.console import actions, filters
+from django_app.console import actions, doing, filters
 from django_app.console.api import shapes
 from django_app.console.api.auth import CsrfError, UnauthenticatedError, actor_of
-from django_app.console.api.routes import Route
+from django_app.console.api.table import Route
 from django_app.console.errors import InvalidError, NotAllowedError, NotVisibleError, RefusalError
 from django_app.console.services.acting import Actor
 from django_app.ledger import requester
@@ -113,7 +113,7 @@ def _body(request: HttpRequest) -> dict[str, Any]:
         text = data.decode()
     except UnicodeDecodeError:
         raise InvalidError("body", "", "it is not UTF-8", "Send that.") from None
-    value = actions.read_json("body", text, _LONGEST_BODY)
+    value = doing.read_json("body", text, _LONGEST_BODY)
     if not isinstance(value, dict):
         raise InvalidError("body", text[:40], "it is no JSON object", "Send one with the action's fields.")
     return value

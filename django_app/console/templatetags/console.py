@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from zoneinfo import ZoneInfo
 
 from django import template
 
 from django_app.console import shown
+from django_app.console.schedule_queries import LINE, Ran
 from django_app.ledger.models import Run
 
 register = template.Library()
@@ -16,12 +18,20 @@ register.filter("lines", shown.lines)
 register.filter("arguments", shown.arguments)
 
 _CURVE_WIDTH, _CURVE_HEIGHT = 120, 24
+#: Of the sparkline: one bar with the gap behind it, and its height from the shortest run to the longest.
+_BAR_STEP, _LOWEST_BAR, _HIGHEST_BAR = 8, 6, 40
 
 
 @register.filter
 def or_more(count: int, bound: int) -> str:
     """A count, as "1000+" where it has reached its bound."""
     return f"{count}+" if count >= bound else str(count)
+
+
+@register.filter
+def counted(counts: dict[str, int]) -> str:
+    """ "48 succeeded, 2 failed", the commonest first."""
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])))
 
 
 @register.filter
@@ -56,6 +66,31 @@ def curve(values: Sequence[float]) -> str:
         f"{place * step:.1f},{_CURVE_HEIGHT - 1 - (_CURVE_HEIGHT - 2) * value / highest:.1f}"
         for place, value in enumerate(values)
     )
+
+
+@register.filter
+def in_zone(time: datetime.datetime | None, zone: str) -> str:
+    """ "Mon 2026-11-30 08:00 CET"; in UTC where the zone is none."""
+    if time is None:
+        return ""
+    try:
+        local = time.astimezone(ZoneInfo(zone))
+    except (ValueError, KeyError, OSError):
+        local = time.astimezone(datetime.UTC)
+    return local.strftime("%a %Y-%m-%d %H:%M %Z")
+
+
+@register.filter
+def bars(ran: Sequence[Ran]) -> list[dict[str, object]]:
+    """Bars of a sparkline, the oldest first, as high as the runs took long. ran: newest first."""
+    longest = max((each.seconds or 0 for each in ran), default=0) or 1
+    rows = []
+    for place, each in enumerate(reversed(ran)):
+        height = _LOWEST_BAR + round((_HIGHEST_BAR - _LOWEST_BAR) * (each.seconds or 0) / longest)
+        rows.append(
+            {"ran": each, "x": (LINE - len(ran) + place) * _BAR_STEP, "y": _HIGHEST_BAR - height, "height": height}
+        )
+    return rows
 
 
 @register.simple_tag(takes_context=True)

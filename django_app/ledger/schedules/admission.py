@@ -106,7 +106,12 @@ def _facts(schedule: Schedule | None, run: Run, kind: ids.Kind) -> Facts:
 
 
 def _of(name: str) -> QuerySet[Run]:
-    return Run.objects.filter(schedule=name).exclude(state__in=FINAL)
+    return _runs(name).exclude(state__in=FINAL)
+
+
+def _runs(name: str) -> QuerySet[Run]:
+    # The index is of runs that have a schedule; SQLite has to be told that this is one.
+    return Run.objects.filter(schedule=name).exclude(schedule="")
 
 
 def _open(name: str) -> QuerySet[Run]:
@@ -115,7 +120,7 @@ def _open(name: str) -> QuerySet[Run]:
 
 
 def _waiting(name: str) -> QuerySet[Run]:
-    return Run.objects.filter(schedule=name, state=State.WAITING, parked_for=parking.OVERLAP)
+    return _runs(name).filter(state=State.WAITING, parked_for=parking.OVERLAP)
 
 
 # When a run has ended ------------------------------------------------------------------------------------------------
@@ -157,7 +162,7 @@ def _pause_if_failing(schedule: Schedule, now: datetime.datetime) -> None:
         return
     since: dict[str, Any] = {"created_at__gte": schedule.resumed_at} if schedule.resumed_at is not None else {}
     ended = (State.SUCCEEDED, State.FAILED, State.DEAD)
-    last = Run.objects.filter(schedule=schedule.name, state__in=ended, **since).order_by("-created_at")
+    last = _runs(schedule.name).filter(state__in=ended, **since).order_by("-created_at")
     states = list(last.values_list("state", "error")[:most])
     if len(states) < most or any(state == State.SUCCEEDED for state, _ in states):
         return

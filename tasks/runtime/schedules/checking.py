@@ -103,10 +103,13 @@ def _arguments(schedule: Schedule, task: Any) -> dict[str, str]:
         # As apply_async checks them, whatever the task's `typing` says: nobody sees an error of EventBridge's call.
         task.__header__(*schedule.args, **schedule.kwargs)
     except TypeError as error:
-        field = "kwargs" if "keyword" in str(error) else "args"
+        field = "kwargs" if "unexpected keyword" in str(error) else "args"
+        # Without their values, which may be secret.
+        given = f"{len(schedule.args)} positional arguments"
+        if schedule.kwargs:
+            given += f" and {', '.join(sorted(schedule.kwargs))}"
         return {
-            field: f"task {schedule.task} cannot be called with args={_shown(schedule.args)} and "
-            f"kwargs={_shown(schedule.kwargs)}: {error}. Give what its signature asks for."
+            field: f"task {schedule.task} cannot be called with {given}: {error}. Give what its signature asks for."
         }
     return {}
 
