@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from celery.utils.time import get_exponential_backoff_interval
@@ -17,17 +17,18 @@ from serverless.objects import ObjectMissingError
 from tasks.celery import app
 from tasks.runtime.task import Task
 
+if TYPE_CHECKING:
+    from anymail.exceptions import AnymailAPIError
+
 log = structlog.get_logger(__name__)
 
 #: SES takes 40 MB at most; base64 makes an attachment a third larger.
 _LARGEST_ATTACHMENT_BYTES = 20 << 20
-
-
 #: Tries when SES throttles; the pauses between them add up to nine minutes or so, at most nineteen.
-_MOST_TRIES = 10
+MOST_TRIES = 10
 
 
-@app.task(base=Task, bind=True, max_retries=_MOST_TRIES)
+@app.task(base=Task, bind=True, max_retries=MOST_TRIES)
 def send_report(self: Task, report_pk: int) -> str | None:
     """Send the report with its PDF attached; returns SES's message id, None where there was nothing to send.
 
@@ -46,7 +47,7 @@ def send_report(self: Task, report_pk: int) -> str | None:
     from anymail.exceptions import AnymailAPIError, AnymailError
 
     try:
-        message = _message(report, recipient)
+        message = message_of(report, recipient)
     except ObjectMissingError as error:
         services.mail_failed(report, str(error))
         return None
@@ -62,12 +63,11 @@ def send_report(self: Task, report_pk: int) -> str | None:
                 report, "The connection to the mail service broke: the mail may have gone out, or not."
             )
             raise
-        again = isinstance(cause, Exception) and aws.is_passing(cause) and self.request.retries < _MOST_TRIES
-        if not again:
+        if not is_worth_another(error, self.request.retries):
             services.mail_failed(report, f"The mail service refused the mail: {cause}")
             raise
         services.release_mail(report)
-        raise self.retry(exc=error, countdown=_pause_seconds(self.request.retries)) from error
+        raise self.retry(exc=error, countdown=pause_seconds(self.request.retries)) from error
     except (AnymailError, *aws.ERRORS) as error:
         # Refused on our own side, before SES was asked: an address, or the settings.
         services.mail_failed(report, f"The mail could not be made: {error} Correct that, then send it again.")
@@ -80,7 +80,8 @@ def send_report(self: Task, report_pk: int) -> str | None:
     return message_id
 
 
-def _message(report: Report, recipient: str) -> EmailMultiAlternatives:
+def message_of(report: Report, recipient: str) -> EmailMultiAlternatives:
+    """The mail that a report goes out with. Raises ObjectMissingError."""
     dataset = report.dataset
     context: dict[str, Any] = {
         "dataset": dataset,
@@ -100,6 +101,14 @@ def _message(report: Report, recipient: str) -> EmailMultiAlternatives:
     return message
 
 
-def _pause_seconds(tries: int) -> int:
+def is_worth_another(error: AnymailAPIError, tries: int) -> bool:
+    """Whether the mail certainly did not go out, and another try may succeed."""
+    cause = error.__cause__
+    refused = isinstance(cause, Exception) and aws.certainly_refused(cause) and aws.is_passing(cause)
+    return refused and tries < MOST_TRIES
+
+
+def pause_seconds(tries: int) -> int:
+    """Before the next try, at random."""
     seconds: int = get_exponential_backoff_interval(factor=2, retries=tries, maximum=300, full_jitter=True)
     return max(1, seconds)

@@ -6,3 +6,8 @@ class DatasetsConfig(AppConfig):
 
     name = "django_app.datasets"
     verbose_name = "Datasets"
+
+    def ready(self) -> None:
+        from django_app.datasets import subscriptions
+
+        subscriptions.connect()

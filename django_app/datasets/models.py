@@ -28,6 +28,7 @@ class Dataset(models.Model):
     problem: why it failed, in words for its owner; "" unless the state is failed.
     layout: how the file is read: {"columns": names, "separator": character, "related": column positions}.
     profile: the finished statistics as JSON, see profile.summary.ProfileDict; None until they are complete.
+    mail_schedule: name of the schedule by which its report is mailed again and again, see subscriptions; "": none.
     touched_at: the last sign of progress, by which stalled work is recognised.
     """
 
@@ -53,6 +54,7 @@ class Dataset(models.Model):
     etag = models.CharField(max_length=80, blank=True)
     layout = models.JSONField(null=True)
     profile = models.JSONField(null=True)
+    mail_schedule = models.CharField(max_length=150, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     upload_expires_at = models.DateTimeField()
     touched_at = models.DateTimeField(auto_now=True)

@@ -12,7 +12,7 @@ import structlog
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import models, transaction
-from django.db.models import Count, Q
+from django.db.models import Count, F, Q
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -177,6 +177,12 @@ def progress(dataset: Dataset) -> dict[str, int]:
         done=Count("pk", filter=Q(state=Chunk.State.DONE)),
     )
     return {name: int(value) for name, value in counted.items()}
+
+
+def current_report(dataset_id: str) -> Report | None:
+    """The report of a dataset as it stands now, with its owner; None while there is none."""
+    reports = Report.objects.select_related("dataset__owner").filter(built_at__isnull=False)
+    return reports.filter(dataset_id=dataset_id, generation=F("dataset__generation")).first()
 
 
 # Mail --------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from django_app.datasets import views
+from django_app.datasets import subscription_views, views
 
 app_name = "datasets"
 urlpatterns = [
@@ -14,5 +14,9 @@ urlpatterns = [
     path("<uuid:pk>/statistics.csv", views.statistics, name="statistics"),
     path("<uuid:pk>/again/", views.again, name="again"),
     path("<uuid:pk>/mail/", views.mail, name="mail"),
+    path("<uuid:pk>/mails/", subscription_views.subscribe, name="subscribe"),
+    path("<uuid:pk>/mails/pause/", subscription_views.pause, name="pause_mails"),
+    path("<uuid:pk>/mails/resume/", subscription_views.resume, name="resume_mails"),
+    path("<uuid:pk>/mails/end/", subscription_views.unsubscribe, name="unsubscribe"),
     path("<uuid:pk>/delete/", views.delete, name="delete"),
 ]

@@ -13,28 +13,17 @@ from django.contrib import messages
 from django.contrib.auth.models import User
 from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST, require_safe
 
-from django_app.datasets import exports, services
+from django_app.datasets import exports, services, subscription_views
 from django_app.datasets.models import Dataset, Report
+from django_app.datasets.owning import own, own_report
 from serverless.objects import ObjectMissingError
 
 _PAGE = 25
-
-
-def _own(request: HttpRequest, pk: UUID) -> Dataset:
-    return get_object_or_404(Dataset.objects.owned_by(request.user).select_related("report"), pk=pk)
-
-
-def _own_report(request: HttpRequest, pk: UUID) -> Report:
-    dataset = _own(request, pk)
-    report: Report | None = getattr(dataset, "report", None)
-    if report is None or report.built_at is None or report.generation != dataset.generation:
-        raise Http404("This dataset has no report yet.")
-    return report
 
 
 @require_safe
@@ -56,9 +45,10 @@ def create(request: HttpRequest) -> HttpResponse:
 @never_cache
 def detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     """One dataset: its upload form, its progress, or what was found."""
-    dataset = _own(request, pk)
+    dataset = own(request, pk)
     context = _context(dataset)
     if dataset.state != Dataset.State.UPLOADING:
+        context |= subscription_views.context(dataset)
         return render(request, "datasets/detail.html", context)
     context["finished_url"] = reverse("datasets:uploaded", args=[dataset.pk])
     context["form"] = services.upload_form(dataset, redirect_url=_visited_url(request) + context["finished_url"])
@@ -84,7 +74,7 @@ def _visited_url(request: HttpRequest) -> str:
 @never_cache
 def uploaded(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Where S3 or the upload script sends the browser. A GET that starts work: harmless to repeat, owner only."""
-    dataset = _own(request, pk)
+    dataset = own(request, pk)
     if dataset.state == Dataset.State.UPLOADING and not services.finish_upload(dataset):
         messages.error(request, "The file has not arrived. Choose it again.")
     return redirect(dataset)
@@ -94,7 +84,7 @@ def uploaded(request: HttpRequest, pk: UUID) -> HttpResponse:
 @never_cache
 def progress(request: HttpRequest, pk: UUID) -> HttpResponse:
     """The part of the page that changes, for polling. Tells htmx to reload the page when the work has ended."""
-    dataset = _own(request, pk)
+    dataset = own(request, pk)
     answer = render(request, "datasets/_progress.html", _context(dataset))
     if not dataset.is_working:
         answer["HX-Refresh"] = "true"
@@ -105,7 +95,7 @@ def progress(request: HttpRequest, pk: UUID) -> HttpResponse:
 @never_cache
 def report(request: HttpRequest, pk: UUID) -> HttpResponse:
     """The report's page. It shows a stranger's data, so the browser may run nothing in it: a sandbox without rights."""
-    own = _own_report(request, pk)
+    own = own_report(request, pk)
     try:
         body = services.bucket().read(own.html_key)
     except ObjectMissingError:
@@ -123,7 +113,7 @@ def report(request: HttpRequest, pk: UUID) -> HttpResponse:
 @never_cache
 def report_pdf(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Sends the browser to S3 for the PDF, so that its size does not matter to the function."""
-    own = _own_report(request, pk)
+    own = own_report(request, pk)
     name = f"{(own.dataset.name or 'dataset').removesuffix('.csv')} report.pdf"
     return HttpResponseRedirect(services.bucket().presigned_get(own.pdf_key, filename=name))
 
@@ -132,7 +122,7 @@ def report_pdf(request: HttpRequest, pk: UUID) -> HttpResponse:
 @never_cache
 def statistics(request: HttpRequest, pk: UUID) -> HttpResponse:
     """The columns' statistics as CSV."""
-    dataset = _own(request, pk)
+    dataset = own(request, pk)
     if dataset.profile is None:
         raise Http404("This dataset has no statistics yet.")
     answer = HttpResponse(exports.statistics_csv(dataset.profile), content_type="text/csv; charset=utf-8")
@@ -143,7 +133,7 @@ def statistics(request: HttpRequest, pk: UUID) -> HttpResponse:
 @require_POST
 def again(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Work on the file again, from the start."""
-    dataset = _own(request, pk)
+    dataset = own(request, pk)
     if not dataset.etag:
         messages.error(request, "There is no file to run again. Make a new dataset and upload it there.")
     elif not services.restart(dataset):
@@ -154,7 +144,7 @@ def again(request: HttpRequest, pk: UUID) -> HttpResponse:
 @require_POST
 def mail(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Mail the report once more."""
-    own = _own_report(request, pk)
+    own = own_report(request, pk)
     services.mail_again(own)
     messages.info(request, "The report will be mailed again.")
     return redirect(own.dataset)
@@ -163,7 +153,7 @@ def mail(request: HttpRequest, pk: UUID) -> HttpResponse:
 @require_POST
 def delete(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Remove the dataset, its file and its report."""
-    dataset = _own(request, pk)
+    dataset = own(request, pk)
     name = str(dataset)
     services.delete(dataset)
     messages.info(request, f"“{name}” was deleted.")
