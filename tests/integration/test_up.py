@@ -163,7 +163,9 @@ def test_another_port_is_taken_if_the_wanted_one_is_in_use(tmp_path):
 
 @pytest.mark.parametrize("name", ["web", "general", "clock"])
 def test_a_crashed_child_is_started_again_and_named(up, name):
-    words = {"web": ["uvicorn"], "general": ["entrypoints.worker", "general"], "clock": ["serverless.local.clock"]}[name]
+    words = {"web": ["uvicorn"], "general": ["entrypoints.worker", "general"], "clock": ["serverless.local.clock"]}[
+        name
+    ]
     crashed = min(up.children(*words), key=lambda child: child.create_time())
     crashed.kill()
     wait_for(lambda: up.said(rf"{name} was ended by SIGKILL; starting it again in 1 s"), "being named")
