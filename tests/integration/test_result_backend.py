@@ -142,6 +142,7 @@ AS_CELERY = {
     State.DEAD: "FAILURE",
     State.REVOKED: "REVOKED",
     State.EXPIRED: "REVOKED",
+    State.SKIPPED: "REVOKED",
 }
 
 
