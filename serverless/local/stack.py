@@ -90,7 +90,6 @@ class Stack:
             **self.overrides,
         }
         self.manage("migrate", "--verbosity=0")
-        self.manage("schedules", "sync")
         # The queues start empty each time, so unfinished work is started again from the database.
         self.manage("housekeeping", "--resume-all")
         python = sys.executable
@@ -130,7 +129,7 @@ class Stack:
     def _clock_command(self) -> list[str]:
         command = [sys.executable, "-m", "serverless.local.clock", "--state", str(self.folder / "clock.json")]
         # Of the web side nothing is deployed to the local cloud: the clock does what its rules would have it do.
-        return [*command, "--events", "dev"]
+        return [*command, "--events", "dev", "--sync"]
 
     def manage(self, *arguments: str, **variables: str) -> str:
         """Run a management command in the stack's environment; returns what it printed. Raises StackError.

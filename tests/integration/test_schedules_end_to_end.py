@@ -58,6 +58,11 @@ def runs(stack: Stack, since: datetime.datetime, until: datetime.datetime) -> li
     )
 
 
+def test_what_stands_in_code_is_at_eventbridge_when_the_stack_is_up(stack):
+    code = "each = Schedule.objects.filter(source='code', synced_at__isnull=False); print(json.dumps([*each.values_list('name', flat=True)]))"
+    wait_for(lambda: ask(stack, code) == ["clear expired sessions"], "the schedules of code")
+
+
 @pytest.mark.usefixtures("schedule")
 def test_a_clock_that_is_killed_and_started_again_misses_nothing_and_doubles_nothing(stack):
     until = datetime.datetime.now(UTC).replace(second=0, microsecond=0) - 10 * MINUTE

@@ -9,6 +9,7 @@ clock that is killed while it sends sends again.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -34,6 +35,8 @@ _GRACE_SECONDS = 5.0
 def main() -> int:
     options = _options()
     events = _stage_events(options.events)
+    if options.sync:
+        _synchronise()
     clock = Clock(State(options.state), is_exact=options.exact, on_rules=None if events is None else events.play)
     if options.now is not None:
         try:
@@ -88,16 +91,31 @@ def _stage_events(stage: str) -> StageEvents | None:
     return StageEvents(ROOT / "zappa_settings.json", stage, handler_of)
 
 
+def _synchronise() -> None:
+    """Bring the schedules of code to the local cloud, as a deploy does. One that is faulty holds nothing else up."""
+    from django.core.management import CommandError, call_command
+
+    try:
+        call_command("schedules", "sync", stdout=io.StringIO())
+    except CommandError as error:
+        log.error("%s", error)
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, help="a file that says up to when it has played; none: from now on")
     parser.add_argument("--events", default="", metavar="STAGE", help="play this stage of zappa_settings.json as well")
+    parser.add_argument(
+        "--sync", action="store_true", help="with --events: bring CELERY_BEAT_SCHEDULE to the cloud first"
+    )
     parser.add_argument("--now", type=_minute, help="play the minute that ends with this time, and exit")
     parser.add_argument("--since", type=_minute, help="with --now: every minute after this time")
     parser.add_argument("--exact", action="store_true", help="fire at the due time, whatever the flexible window")
     options = parser.parse_args()
     if options.since is not None and (options.now is None or options.since >= options.now):
         parser.error("--since stands before a --now that is later. Give both, the earlier one as --since.")
+    if options.sync and not options.events:
+        parser.error("--sync needs Django, and so --events. Give the stage as well: --events dev.")
     return options
 
 
