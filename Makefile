@@ -1,7 +1,7 @@
 # Every goal sets itself up: Python 3.11 or newer and make are all that is needed.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup up lambda demo test check nightly lock package deploy undeploy maintenance clean
+.PHONY: help setup up lambda demo test check nightly simulate lock package deploy undeploy maintenance clean
 
 # The first interpreter that runs and is new enough; else python3, which is then told what is missing.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -35,6 +35,9 @@ check: setup ## Lint, types, architecture
 
 nightly: setup ## What is too long for CI: a file of a gigabyte, half an hour of random faults
 	@$(BIN)/python -m pytest -m nightly tests
+
+simulate: setup ## Simulate scaling under load, as docs/scaling.md shows it; OPTIONS="--shape burst --seed 1"
+	@$(BIN)/python -m tests.bench.simulation $(OPTIONS)
 
 lock: setup ## Write the lock files anew from requirements/*.in
 	requirements/lock.sh
