@@ -369,6 +369,7 @@ class Values:
             "task": drawn.choice([f"tasks.app.work{drawn.randrange(TASKS)}", "tasks.app.work0", "tasks.rare", "none"]),
             "queue": drawn.choice([*QUEUES, "none"]),
             "worker": drawn.choice([f"w{drawn.randrange(WORKERS)}@host", "none"]),
+            "schedule": drawn.choice(["nightly", "none"]),
             "tenant": drawn.choice([f"tenant {drawn.randrange(TENANTS)}", "tenant 0", "tenant rare", "none"]),
             "fingerprint": drawn.choice([fingerprint.hexdigest()[:16], "0" * 16]),
             "requested_by": drawn.choice([f"user{drawn.randrange(USERS)}", "user0", "none"]),
@@ -664,7 +665,7 @@ def grouped(answers: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if words[0] != "find_runs":
             yield answer
             continue
-        known = sum(word in ("state", "task", "queue", "worker", "tenant", "fingerprint") for word in words)
+        known = sum(word in ("state", "task", "queue", "schedule", "worker", "tenant", "fingerprint") for word in words)
         searched = ", search" if "q" in words else ""
         lists.setdefault(f"find_runs, {known} conditions{searched}", []).append(answer)
     for name, some in lists.items():

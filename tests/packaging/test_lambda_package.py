@@ -88,8 +88,7 @@ def test_the_package_holds_what_is_locked_less_what_is_left_out(lambda_package):
     shipped = plan.read(ROOT)
     pins = locked.parse((ROOT / shipped.requirements).read_text(), shipped.requirements)
     wanted = {pin.name: pin.version for pin in pins}
-    for name in ("tzdata", *(rule.distribution for rule in shipped.leave_out)):
-        # tzdata is for Windows alone.
+    for name in (rule.distribution for rule in shipped.leave_out):
         del wanted[name]
     assert lambda_package.manifest.distributions == wanted
 
