@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+import pytest_django
 
 from tests.environment import DATABASE_URL
 
@@ -115,3 +116,10 @@ def flights() -> bytes:
     from serverless.local.flights import flights_csv
 
     return flights_csv()
+
+
+@pytest.fixture
+def old_connections_may_be_closed(django_db_blocker: pytest_django.DjangoDbBlocker) -> Iterator[None]:
+    """Channels closes old database connections at each event, also those that an earlier test has left in its thread."""
+    with django_db_blocker.unblock():
+        yield

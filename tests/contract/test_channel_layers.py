@@ -26,6 +26,8 @@ from serverless.websockets import names
 from tests.waiting import wait_for
 from tests.websocket_api import Api, running_api
 
+pytestmark = pytest.mark.usefixtures("old_connections_may_be_closed")
+
 #: Seconds within which a message that was sent is there.
 PATIENCE_SECONDS = 10
 CAPACITY = 5

@@ -29,6 +29,8 @@ from tests.lambda_events import recorded
 from tests.waiting import wait_for
 from tests.websocket_api import Api, Clock, running_api
 
+pytestmark = pytest.mark.usefixtures("old_connections_may_be_closed")
+
 
 class Viewer(AsyncJsonWebsocketConsumer):
     """One who watches a run."""

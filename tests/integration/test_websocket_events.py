@@ -26,6 +26,8 @@ from serverless.websockets.gateway import Gateway
 from tests.lambda_events import recorded
 from tests.websocket_api import Api, connect_event, event, running_api
 
+pytestmark = pytest.mark.usefixtures("old_connections_may_be_closed")
+
 
 class Room(AsyncJsonWebsocketConsumer):
     """Counts what it is told, and tells the room."""

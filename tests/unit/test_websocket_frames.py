@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from tests.websocket_api import Api, event, running_api
 
+pytestmark = pytest.mark.usefixtures("old_connections_may_be_closed")
+
 MOST_BYTES = 128 << 10
 
 
