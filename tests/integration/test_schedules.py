@@ -25,7 +25,7 @@ from serverless.broker import envelope
 from tasks.celery import app
 from tasks.runtime import publishing
 from tasks.runtime.once import ending_when_done
-from tasks.runtime.schedules import BackfillError, asking, backfill, declared, messages, run_now
+from tasks.runtime.schedules import BackfillError, backfill, declared, messages, run_now
 from tasks.runtime.tracing import Claiming
 from tasks.runtime.verdicts import HandBack
 from tests.threads import at_once
@@ -788,4 +788,3 @@ def test_due_times_are_asked_for_by_an_index():
         cursor.execute("ANALYZE ledger_schedule")
     waiting = Schedule.objects.filter(next_check_at__lte=timezone.now()).order_by("next_check_at")
     assert "schedule_check" in waiting.values_list("name", flat=True)[:100].explain()
-    assert asking.MOST_TIMES == 500

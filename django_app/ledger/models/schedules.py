@@ -176,24 +176,22 @@ class Schedule(models.Model):
         """After the commit, have EventBridge know what the table then says of it."""
         transaction.on_commit(partial(_tell_eventbridge, self.name), robust=True)
 
-    @property
-    def expires_seconds(self) -> float | None:
-        """The option `expires`: a run that has not begun so long after its due time does not."""
+    def expires_at(self, due: datetime.datetime | None) -> datetime.datetime | None:
+        """When the run of a due time expires, by the option `expires`; None: never."""
         expires = self.options.get("expires")
-        return None if expires is None else float(expires)
+        return None if expires is None or due is None else due + datetime.timedelta(seconds=expires)
 
     def next_due(self, after: datetime.datetime, count: int) -> list[datetime.datetime]:
         """Its next due times, at most so many, up to its end; none while it is paused."""
-        if self.is_paused:
-            return []
-        return [time for time in self.when.next(after, count) if self.ends_at is None or time <= self.ends_at]
+        return [] if self.is_paused else self._due_after(after, count)
 
     def first_check_after(self, after: datetime.datetime) -> datetime.datetime | None:
         """When its first due time after another is to be looked at: after the window in which EventBridge may fire."""
-        due = next(iter(self.when.next(after, 1)), None)
-        if due is None or (self.ends_at is not None and due > self.ends_at):
-            return None
-        return due + datetime.timedelta(minutes=self.jitter_minutes)
+        window = datetime.timedelta(minutes=self.jitter_minutes)
+        return next((due + window for due in self._due_after(after, 1)), None)
+
+    def _due_after(self, after: datetime.datetime, count: int) -> list[datetime.datetime]:
+        return [due for due in self.when.next(after, count) if self.ends_at is None or due <= self.ends_at]
 
 
 def _tell_eventbridge(name: str) -> None:

@@ -51,8 +51,8 @@ def admit(name: str, run_id: str, now: datetime.datetime, describe: Callable[[],
     run = Run.objects.filter(pk=run_id).defer("message").first()
     if run is None:
         run = describe()
-        if schedule is not None and schedule.expires_seconds is not None and run.scheduled_for is not None:
-            run.expires_at = run.scheduled_for + datetime.timedelta(seconds=schedule.expires_seconds)
+        if schedule is not None:
+            run.expires_at = schedule.expires_at(run.scheduled_for)
         services.record_arrived(run)
     if run.state in FINAL or run.state == State.WAITING or run.attempts:
         return BEGIN
@@ -146,14 +146,10 @@ def release_left_behind(most: int) -> list[Run]:
     names = Run.objects.filter(state=State.WAITING, parked_for=parking.OVERLAP).order_by("schedule")
     released: list[Run] = []
     for name in list(names.values_list("schedule", flat=True).distinct()[:most]):
-        released += _released_alone(name)
+        with transaction.atomic():
+            locked(name)
+            released += _release(name)
     return released
-
-
-def _released_alone(name: str) -> list[Run]:
-    with transaction.atomic():
-        locked(name)
-        return _release(name)
 
 
 def _pause_if_failing(schedule: Schedule, now: datetime.datetime) -> None:

@@ -50,8 +50,7 @@ def describe(schedule: Schedule, run_id: str, scheduled_for: datetime.datetime |
     queue = queue_of(schedule)
     headers, body = _message(schedule, queue, run_id, time, by)
     run = recording.describe_run(schedule.task, headers, body, queue, {})
-    if schedule.expires_seconds is not None and scheduled_for is not None:
-        run.expires_at = scheduled_for + datetime.timedelta(seconds=schedule.expires_seconds)
+    run.expires_at = schedule.expires_at(scheduled_for)
     run.priority = _priority(schedule)
     run.message = publishing.pack(
         dumps(body),
