@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from celery import current_app
@@ -10,6 +9,7 @@ from celery import current_app
 from django_app.ledger.models import Schedule
 from tasks.runtime import limits
 from tasks.runtime.schedules import messages
+from tasks.runtime.schedules.hints import nearest
 from tasks.topology import TopologyError
 
 #: What Celery's apply_async also takes, and what is to be done instead.
@@ -58,8 +58,7 @@ def task_names() -> list[str]:
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, task_names(), 1)
-    hint = f'Did you mean "{near[0]}"?' if near else "Deploy the release that has it, or name one of this release's."
+    hint = nearest(name, task_names(), "Deploy the release that has it, or name one of this release's.")
     return f'task "{name}" is none of this release. {hint}'
 
 
@@ -70,15 +69,8 @@ def _options(schedule: Schedule) -> dict[str, str]:
     for name in options:
         if name in messages.OPTIONS:
             continue
-        rest = _INSTEAD.get(name)
-        if rest is None:
-            near = difflib.get_close_matches(str(name), messages.OPTIONS, 1)
-            rest = (
-                f'Did you mean "{near[0]}"' if near else f"Those that may be are {', '.join(sorted(messages.OPTIONS))}"
-            )
-            rest += "?" if near else "."
-        else:
-            rest += "; leave it out."
+        instead = _INSTEAD.get(name)
+        rest = f"{instead}; leave it out." if instead is not None else nearest(name, messages.OPTIONS)
         return {"options": f'option "{name}" cannot be given to a scheduled run. {rest}'}
     expires = options.get("expires")
     if expires is not None and (isinstance(expires, bool) or not isinstance(expires, int | float) or expires <= 0):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from django.db import transaction
 from django_app.ledger.models import Schedule, ScheduleSource
 from serverless.scheduler import timing
 from serverless.scheduler.errors import ScheduleError
+from tasks.runtime.schedules.hints import nearest
 from tasks.runtime.schedules.messages import as_json
 
 _ENTRY = frozenset({"task", "schedule", "args", "kwargs", "options", "relative"})
@@ -78,8 +78,7 @@ def _load() -> Loaded:
     entries = dict(app.conf.beat_schedule or {})
     for name in settings.SCHEDULE_RULES:
         if name not in entries:
-            near = difflib.get_close_matches(name, entries, 1)
-            hint = f'Did you mean "{near[0]}"?' if near else "Add the entry, or leave the rules out."
+            hint = nearest(name, entries, "Add the entry, or leave the rules out.")
             faults[name] = f'SCHEDULE_RULES: "{name}" is no entry of CELERY_BEAT_SCHEDULE. {hint}'
     for name, entry in entries.items():
         try:
@@ -140,6 +139,4 @@ def _fields(name: str, entry: Any) -> dict[str, Any]:
 def _know(given: Mapping[str, Any], known: frozenset[str], where: str) -> None:
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f'Did you mean "{near[0]}"?' if near else f"Those that are: {', '.join(sorted(known))}."
-            raise ScheduleError(f'"{key}" is no key of {where}. {hint}')
+            raise ScheduleError(f'"{key}" is no key of {where}. {nearest(key, known)}')
