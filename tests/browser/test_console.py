@@ -8,16 +8,25 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions as expected
 
-from tests.browser.test_main_job import one, photograph, press, sign_in, wait
+from tests.browser.driving import (
+    count,
+    fill,
+    one,
+    patiently,
+    photograph,
+    press,
+    see,
+    severe,
+    shell,
+    sign_in,
+    text_of,
+    texts_of,
+    wait,
+)
 
 pytestmark = pytest.mark.browser
 
 SCRIPT = "<script>document.title='pwned'</script><img src=x onerror=document.title='pwned'>"
-
-
-def shell(stack, code: str) -> str:
-    """What a line of Python prints in the stack's Django."""
-    return stack.manage("shell", "--no-imports", "--command", code).strip().splitlines()[-1]
 
 
 def enqueue(stack) -> str:
@@ -46,53 +55,54 @@ def make_hostile_run(stack) -> None:
     )
 
 
-def severe(driver) -> list[dict]:
-    return [line for line in driver.get_log("browser") if line["level"] == "SEVERE"]
-
-
-def notice(driver) -> str:
-    wait(driver, expected.presence_of_element_located((By.CSS_SELECTOR, "p.notice[role=status]")), "no word on it")
-    return one(driver, "p.notice[role=status]").text
+def told(driver, text: str) -> None:
+    """Wait for the page that says so: the one before may have had a word on something else."""
+    see(driver, "p.notice[role=status]", text)
 
 
 def state(driver) -> str:
-    return one(driver, "#live .state").text
+    return text_of(driver, "#live .state")
 
 
 def pause(driver, stack, reason: str) -> None:
     driver.get(f"{stack.url}/console/queues/")
-    row = driver.find_element(By.XPATH, "//tr[td/a[normalize-space()='low']]")
-    row.find_element(By.TAG_NAME, "summary").click()
-    row.find_element(By.NAME, "reason").send_keys(reason)
-    row.find_element(By.TAG_NAME, "button").click()
+    row = "//tr[td/a[normalize-space()='low']]"
+
+    # All three at once: the part is not replaced while the form is open, and may be before.
+    def write() -> None:
+        driver.find_element(By.XPATH, f"{row}//details[not(@open)]/summary").click()
+        driver.find_element(By.XPATH, f"{row}//input[@name='reason']").send_keys(reason)
+
+    patiently(driver, write, "no form to pause it")
+    driver.find_element(By.XPATH, f"{row}//details//button").click()
 
 
 def test_an_operator_holds_a_queue_back_and_revokes_and_retries_what_waits_there(browser, stack):
     sign_in(browser, stack)
     pause(browser, stack, "the disk is full")
-    assert notice(browser) == "Nothing of queue low is begun until it is resumed."
+    told(browser, "Nothing of queue low is begun until it is resumed.")
     run_id = enqueue(stack)
 
     browser.get(f"{stack.url}/console/run/{run_id}")
     # The page learns by itself that a worker has put it aside.
     wait(browser, lambda driver: state(driver) == "waiting", "never seen waiting")
     press(browser, "Revoke")
-    assert notice(browser) == "The run is revoked."
+    told(browser, "The run is revoked.")
     assert state(browser) == "revoked"
 
     press(browser, "Retry")
     wait(browser, lambda driver: run_id not in driver.current_url, "no new run")
-    assert "A retry by demo of" in one(browser, "#live").text
+    see(browser, "#live", "A retry by demo of")
     browser.get(f"{stack.url}/console/runs/")
     photograph(browser, "console-runs.png")
     browser.get(f"{stack.url}/console/queues/")
-    assert "the disk is full" in one(browser, "#live").text
+    see(browser, "#live", "the disk is full")
     photograph(browser, "console-queues.png")
     press(browser, "Resume")
-    assert notice(browser) == "Queue low is resumed. What waited is sent within a minute."
+    told(browser, "Queue low is resumed. What waited is sent within a minute.")
 
     browser.get(f"{stack.url}/console/audit/")
-    rows = [row.text for row in browser.find_elements(By.CSS_SELECTOR, "tbody tr")][:4]
+    rows = texts_of(browser, "tbody tr")[:4]
     assert [re.search(r"demo (\S+)", row)[1] for row in rows] == ["resume", "retry", "revoke", "pause"]
     assert severe(browser) == []
 
@@ -106,15 +116,15 @@ def test_a_list_renews_itself_but_not_under_somebodys_hands(browser, stack):
     )
     wait(browser, lambda driver: driver.execute_script(asked) >= 1, "it never renewed itself")
 
-    one(browser, "#live summary").click()
-    one(browser, "#live input[name=reason]").send_keys("half a sen")
+    patiently(browser, lambda: one(browser, "#live details:not([open]) summary").click(), "nothing to open")
+    one(browser, "#live details[open] input[name=reason]").send_keys("half a sen")
     before = browser.execute_script(asked)
     # Longer than two rounds.
     browser.set_script_timeout(30)
     browser.execute_async_script("setTimeout(arguments[0], 11000)")
     assert browser.execute_script(asked) == before
-    assert one(browser, "#live input[name=reason]").get_property("value") == "half a sen"
-    one(browser, "#live summary").click()
+    assert one(browser, "#live details[open] input[name=reason]").get_property("value") == "half a sen"
+    one(browser, "#live details[open] summary").click()
     wait(browser, lambda driver: driver.execute_script(asked) > before, "it did not go on")
 
 
@@ -123,7 +133,7 @@ def test_who_has_signed_out_elsewhere_is_led_to_the_sign_in_page(browser, stack)
     browser.get(f"{stack.url}/console/workers/")
     wait(browser, lambda driver: driver.execute_script("return window.htmx !== undefined"), "htmx did not load")
     browser.delete_cookie("sessionid")
-    wait(browser, expected.text_to_be_present_in_element((By.CSS_SELECTOR, "h1"), "Sign in"), "still there")
+    see(browser, "h1", "Sign in")
 
 
 def test_without_scripts_everything_can_be_done_as_well(browser_without_scripts, stack):
@@ -131,20 +141,20 @@ def test_without_scripts_everything_can_be_done_as_well(browser_without_scripts,
     make_hostile_run(stack)
     sign_in(browser, stack)
     browser.get(f"{stack.url}/console/runs/?state=failed")
-    assert SCRIPT in one(browser, "table").text
-    browser.find_element(By.NAME, "fingerprint").send_keys("f" * 16)
+    see(browser, "table", SCRIPT)
+    fill(browser, fingerprint="f" * 16)
     press(browser, "Show")
     wait(browser, expected.url_contains("fingerprint=" + "f" * 16), "not asked for")
-    assert len(browser.find_elements(By.CSS_SELECTOR, "tbody tr")) == 1
+    assert count(browser, "tbody tr") == 1
     one(browser, "tbody a").click()
     wait(browser, expected.url_contains("/console/run/hostile"), "not opened")
     press(browser, "Retry")
-    assert "this release has no task" in notice(browser)
+    told(browser, "this release has no task")
     browser.get(f"{stack.url}/console/workers/")
-    assert "running" in one(browser, "table").text
+    see(browser, "table", "running")
     press(browser, "Dead letters")
     press(browser, "low")
-    assert "There are none." in one(browser, "main").text
+    see(browser, "main", "There are none.")
 
 
 @pytest.mark.parametrize("path", ["runs/", "run/hostile", "failures/", "audit/"])
@@ -153,7 +163,7 @@ def test_markup_in_data_is_shown_as_text_and_never_runs(browser, stack, path):
     sign_in(browser, stack)
     browser.get(f"{stack.url}/console/{path}")
     if path != "audit/":
-        assert SCRIPT in one(browser, "main").text
+        see(browser, "main", SCRIPT)
     assert browser.title != "pwned"
-    assert browser.find_elements(By.CSS_SELECTOR, "main img, main script") == []
+    assert count(browser, "main img, main script") == 0
     assert severe(browser) == []

@@ -6,27 +6,27 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions as expected
 
-from tests.browser.test_console import severe, shell
-from tests.browser.test_main_job import one, photograph, press, sign_in, wait
+from tests.browser.driving import (
+    count,
+    fill,
+    one,
+    photograph,
+    press,
+    see,
+    severe,
+    shell,
+    sign_in,
+    text_of,
+    unfold,
+    wait,
+)
+from tests.browser.test_console import told
 from tests.integration.test_main_job import SMALL
 
 pytestmark = pytest.mark.browser
 
 #: Ends of runs that are on a picture: fifty, oldest first.
 STATES = ["succeeded"] * 14 + ["skipped"] + ["succeeded"] * 11 + ["failed"] + ["succeeded"] * 23
-
-
-def fill(driver, **fields: str) -> None:
-    for name, text in fields.items():
-        field = driver.find_element(By.NAME, name)
-        field.clear()
-        field.send_keys(text)
-
-
-def told(driver, text: str) -> None:
-    """Wait for the page that says so: the one before may have had a word on something else."""
-    place = (By.CSS_SELECTOR, "p.notice[role=status]")
-    wait(driver, expected.text_to_be_present_in_element(place, text), f"never said: {text}")
 
 
 def make_history(stack, name: str) -> None:
@@ -58,38 +58,38 @@ def test_a_schedule_is_previewed_made_run_and_paused(browser, stack):
     )
     press(browser, "Preview")
     wait(browser, expected.presence_of_element_located((By.ID, "fault-timing")), "no word on the timing")
-    assert one(browser, "[name=timing]").get_property("value") == "30 6 * * mno"
+    wait(browser, lambda driver: one(driver, "[name=timing]").get_property("value") == "30 6 * * mno", "not as written")
     fill(browser, timing="30 6 * * *", args='[["archive/"]]')
     press(browser, "Preview")
-    wait(browser, expected.text_to_be_present_in_element((By.ID, "preview"), "every day at 06:30"), "no preview")
-    assert len(browser.find_elements(By.CSS_SELECTOR, "#preview li")) == 5
-    assert browser.find_elements(By.CSS_SELECTOR, ".fault") == []
+    see(browser, "#preview", "every day at 06:30")
+    assert count(browser, "#preview li") == 5
+    assert count(browser, ".fault") == 0
     press(browser, "Make the schedule")
     told(browser, "Schedule clean the archive is made.")
     # EventBridge knows it, from the moment that it was saved.
-    assert one(browser, "#live .state").text == "on"
-    assert "not in step" not in one(browser, "#live").text
+    assert text_of(browser, "#live .state") == "on"
+    assert "not in step" not in text_of(browser, "#live")
 
     press(browser, "Run now")
     told(browser, "It runs now, as this run.")
-    wait(browser, lambda driver: one(driver, "#live .state").text == "succeeded", "it never ran")
+    see(browser, "#live .state", "succeeded")
     press(browser, "clean the archive")
     wait(browser, expected.presence_of_element_located((By.CSS_SELECTOR, ".sparkline rect.succeeded")), "no history")
-    assert "demo, at once" in one(browser, "#live table").text
+    see(browser, "#live table", "demo, at once")
 
     make_history(stack, "clean the archive")
     browser.refresh()
-    assert len(browser.find_elements(By.CSS_SELECTOR, ".sparkline rect")) == 50
+    wait(browser, lambda driver: count(driver, ".sparkline rect") == 50, "not fifty runs")
     photograph(browser, "console-schedule.png")
 
-    browser.find_element(By.XPATH, "//summary[normalize-space()='Pause']").click()
+    unfold(browser, "Pause")
     fill(browser, reason="the archive moves")
     press(browser, "Pause the schedule")
     told(browser, "Schedule clean the archive is not due any more until it is resumed.")
-    assert "by demo: the archive moves" in one(browser, "#live").text
+    see(browser, "#live", "by demo: the archive moves")
     press(browser, "Resume")
     browser.get(f"{stack.url}/console/schedules/")
-    assert "every day at 06:30" in one(browser, "#live").text
+    see(browser, "#live", "every day at 06:30")
     assert severe(browser) == []
 
 
@@ -99,14 +99,14 @@ def test_without_scripts_a_preview_is_a_page_and_a_backfill_is_counted_first(bro
     browser.get(f"{stack.url}/console/schedules/new/")
     fill(browser, name="plain", task="tasks.datasets.delete_objects", timing="0 8 * * mon", args='[["nothing-there/"]]')
     press(browser, "Preview")
-    wait(browser, expected.text_to_be_present_in_element((By.ID, "preview"), "every Monday at 08:00"), "no preview")
+    see(browser, "#preview", "every Monday at 08:00")
     press(browser, "Make the schedule")
     told(browser, "Schedule plain is made.")
     address = f"{browser.current_url}?since=2026-01-05T00:00&until=2026-01-20T00:00"
     browser.get(address)
     press(browser, "Backfill 3 due times")
     told(browser, "3 due times are made up for.")
-    browser.find_element(By.XPATH, "//summary[normalize-space()='Delete']").click()
+    unfold(browser, "Delete")
     press(browser, "Delete the schedule")
     told(browser, "Schedule plain is deleted. Its past runs stay.")
 
@@ -118,7 +118,7 @@ def test_the_page_of_a_dataset_proposes_the_browsers_own_zone(browser, stack, vi
     sign_in(browser, stack)
     browser.get(f"{stack.url}{page}")
     wait(browser, lambda driver: one(driver, "select[name=zone]").get_property("value") == "Asia/Tokyo", "not proposed")
-    browser.find_element(By.XPATH, "//button[normalize-space()='Mail me this report']").click()
+    press(browser, "Mail me this report")
     told(browser, "The report is mailed every Monday at 08:00, Asia/Tokyo.")
     press(browser, "End mails")
     told(browser, "The report is mailed no more.")
