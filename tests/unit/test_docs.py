@@ -33,6 +33,12 @@ def test_every_link_leads_somewhere(page):
         assert not anchor or anchor in anchors(file.read_text()), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_test_that_is_named_exists(page):
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text()):
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{name}"
+
+
 def test_every_variable_of_the_environment_is_documented_and_no_other():
     read = set(re.findall(r'(?:_env\.\w+|_required)\(\s*"([A-Z_]+)"', (ROOT / "django_app" / "env.py").read_text()))
     assert len(read) > 10
