@@ -82,7 +82,7 @@ def _load() -> Loaded:
             faults[name] = f'SCHEDULE_RULES: "{name}" is no entry of CELERY_BEAT_SCHEDULE. {hint}'
     for name, entry in entries.items():
         try:
-            wanted = _fields(str(name), entry)
+            wanted = fields_of(str(name), entry)
             row = rows.pop(str(name), None)
             if row is None:
                 Schedule(name=str(name), source=ScheduleSource.CODE, **wanted).save()
@@ -106,7 +106,7 @@ def _load() -> Loaded:
     return loaded
 
 
-def _fields(name: str, entry: Any) -> dict[str, Any]:
+def fields_of(name: str, entry: Any) -> dict[str, Any]:
     """The model's fields of one entry. Raises ScheduleError."""
     if not isinstance(entry, Mapping):
         raise ScheduleError(f"{entry!r} is no entry. Write a dict with task and schedule.")
