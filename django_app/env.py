@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -153,6 +154,54 @@ DEFAULT_FROM_EMAIL: str = _env.str("DEFAULT_FROM_EMAIL", default="Cloudqueue <re
 
 #: Where sent mail can be read (a laptop has such a page). Default: nowhere, and no link is shown.
 MAILBOX_URL: str = _env.str("MAILBOX_URL", default="")
+
+
+def _sockets_url() -> str:
+    url: str = _env.str("SOCKETS_URL", default="").rstrip("/")
+    try:
+        parts = urlsplit(url)
+        is_bare = bool(parts.hostname and parts.port != 0) and not (parts.query or parts.fragment)
+        is_bare = is_bare and (parts.username is None or parts.scheme.startswith("redis"))
+    except ValueError:
+        # A port that is no number, half an IPv6 address.
+        parts, is_bare = None, False
+    if url and not (parts and is_bare and parts.scheme in ("wss", "ws", "redis", "rediss")):
+        # A Redis may have its password in there.
+        shown = re.sub("//.*@", "//...@", url)[:200]
+        raise ImproperlyConfigured(
+            f'SOCKETS_URL="{shown}" is no address of sockets. Set it to API Gateway\'s stage, such as '
+            "wss://ID.execute-api.REGION.amazonaws.com/STAGE, or to a Redis for servers that hold sockets themselves, "
+            "such as redis://HOST:6379/0, or to nothing: then pages poll."
+        )
+    return url
+
+
+#: Where browsers open sockets: a stage of API Gateway (wss://ID.execute-api.REGION.amazonaws.com/STAGE), or the Redis
+#: by which servers that hold sockets themselves hear of changes (redis://HOST:6379/0). Default: nowhere, pages poll.
+SOCKETS_URL: str = _sockets_url()
+
+#: The DynamoDB table of connections, where API Gateway has the sockets.
+SOCKETS_TABLE: str = _env.str("SOCKETS_TABLE", default="cloudqueue-sockets")
+
+#: Where messages to those sockets are sent (`@connections`). Default: SOCKETS_URL with https for wss; where that is a
+#: domain of one's own, the stage's own address is needed here.
+SOCKETS_API_URL: str = _env.str("SOCKETS_API_URL", default="").rstrip("/") or re.sub("^ws", "http", SOCKETS_URL)
+
+#: Seconds that the address of a socket may be used in. Default: 60.
+SOCKET_TOKEN_SECONDS: int = _env.int("SOCKET_TOKEN_SECONDS", default=60)
+
+#: Seconds between two messages about one thing, at least; the first and the last are always sent. Default: 0.5.
+PUSH_EVERY_SECONDS: float = _env.float("PUSH_EVERY_SECONDS", default=0.5)
+
+#: Seconds that messages may keep a request, or the end of a process, waiting. Default: 0.25.
+PUSH_WAIT_SECONDS: float = _env.float("PUSH_WAIT_SECONDS", default=0.25)
+for _name, _seconds, _least in (
+    ("SOCKET_TOKEN_SECONDS", SOCKET_TOKEN_SECONDS, 1),
+    ("PUSH_EVERY_SECONDS", PUSH_EVERY_SECONDS, 0),
+    ("PUSH_WAIT_SECONDS", PUSH_WAIT_SECONDS, 0),
+):
+    if not _least <= _seconds <= 3600:
+        raise ImproperlyConfigured(f"{_name}={_seconds:g} is not from {_least} to 3600 seconds. Correct it.")
 
 #: Seconds that one round of the minute's housekeeping may take: no further step begins after that. Default: 40.
 HOUSEKEEPING_SECONDS: float = _env.float("HOUSEKEEPING_SECONDS", default=40.0)

@@ -34,6 +34,7 @@ INSTALLED_APPS = [
     "django_app.ledger",
     "django_app.datasets",
     "django_app.console",
+    "django_app.realtime",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -136,15 +137,34 @@ SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = f"{PUBLIC_PREFIX}/"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
+# Django's advice that does not fit: subdomains and the preload list are not ours to decide on (W005, W021), front doors
+# redirect to https (W008), and a report is shown in a frame of its own dataset's page (W019).
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W019", "security.W021"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _https else None
 X_FRAME_OPTIONS = "SAMEORIGIN"
 # Where browsers upload to is known at run time only (the bucket's endpoint), so the upload page adds it itself.
 _static = urlsplit(env.STATIC_URL)
 _OURS = [SELF, f"{_static.scheme}://{_static.netloc}"] if _static.netloc else [SELF]
+_sockets = urlsplit(env.SOCKETS_URL)
+_SOCKETS_AT_GATEWAY = _sockets.scheme in ("wss", "ws")
+
+
+def _socket_origins() -> list[str]:
+    if _SOCKETS_AT_GATEWAY:
+        return [f"{_sockets.scheme}://{_sockets.netloc}"]
+    if not env.SOCKETS_URL:
+        return []
+    port = f":{_public.port}" if _public.port else ""
+    hosts = [_public.netloc, *(f"{host}{port}" for host in EXTRA_HOSTS if not host.startswith((".", "*")))]
+    return [f"{'wss' if _https else 'ws'}://{host}" for host in hosts]
+
+
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": _OURS,
         "img-src": [*_OURS, "data:"],
+        # Sockets of the site itself are its own; not every browser takes SELF for that.
+        "connect-src": [*_OURS, *_socket_origins()],
         "object-src": [NONE],
         "base-uri": [NONE],
         "form-action": [SELF],
@@ -168,7 +188,7 @@ if WHITENOISE_USE_FINDERS:
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
     "staticfiles": {
-        "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        "BACKEND": "django_app.static_files.HashedFiles"
         if STATIC_ROOT.exists()
         else "django.contrib.staticfiles.storage.StaticFilesStorage"
     },
@@ -255,6 +275,37 @@ SCHEDULE_SYNCER = "tasks.runtime.schedules.synchronise"
 SCHEDULE_REPAIRER = "tasks.runtime.schedules.repair"
 SCHEDULED_RUN = "tasks.runtime.schedules.describe"
 
+# Real time ---------------------------------------------------------------------------------------------------------
+
+SOCKETS_URL = env.SOCKETS_URL
+SOCKET_TOKEN_SECONDS = env.SOCKET_TOKEN_SECONDS
+PUSH_EVERY_SECONDS = env.PUSH_EVERY_SECONDS
+PUSH_WAIT_SECONDS = env.PUSH_WAIT_SECONDS
+
+
+def _channel_layers() -> dict[str, Any]:
+    """By dotted path: what runs no consumer loads neither Channels nor an ASGI application."""
+    if not env.SOCKETS_URL:
+        return {}
+    config: dict[str, Any]
+    if _SOCKETS_AT_GATEWAY:
+        backend = "serverless.websockets.layer.GatewayChannelLayer"
+        config = {
+            "table": env.SOCKETS_TABLE,
+            "endpoint_url": env.SOCKETS_API_URL,
+            # Without Django's part of asgi.py: it would set up Django, logging included, once more in each worker.
+            "application": "django_app.realtime.routing.application",
+        }
+    else:
+        # Its other layer, which keeps messages in lists, at times does not end with its socket: redis-py 8 swallows
+        # that it is cancelled. Here nothing need be kept, since each message tells the whole state.
+        backend = "channels_redis.pubsub.RedisPubSubChannelLayer"
+        config = {"hosts": [{"address": env.SOCKETS_URL, "socket_timeout": 30}]}
+    return {"default": {"BACKEND": backend, "CONFIG": config}}
+
+
+CHANNEL_LAYERS = _channel_layers()
+
 # Metrics and traces ------------------------------------------------------------------------------------------------
 
 METRICS = env.METRICS
@@ -317,6 +368,8 @@ LOGGING = {
             "foreign_pre_chain": _SHARED_PROCESSORS,
         }
     },
+    # The query string of a socket's address holds a token.
+    "filters": {"without_query": {"()": "django_app.realtime.logs.WithoutQuery"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": env.LOG_LEVEL},
     "loggers": {
@@ -324,6 +377,8 @@ LOGGING = {
         "boto3": {"level": "WARNING"},
         "urllib3": {"level": "WARNING"},
         "matplotlib": {"level": "WARNING"},
+        # There, and not in its access log, uvicorn tells of each socket.
+        "uvicorn.error": {"filters": ["without_query"]},
         # django-structlog logs the same outcomes with the ids of request and task.
         "celery.worker.strategy": {"level": "WARNING"},
         "celery.app.trace": {"level": "WARNING"},

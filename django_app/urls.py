@@ -15,6 +15,7 @@ urlpatterns = [
     path("sign-out/", auth.LogoutView.as_view(), name="logout"),
     path("datasets/", include("django_app.datasets.urls")),
     path("console/", include("django_app.console.urls")),
+    path("realtime/", include("django_app.realtime.urls")),
     # The admin's own door would let in whoever knocks for as long as they like.
     path("admin/login/", SignInView.as_view()),
     path("admin/", admin.site.urls),

@@ -29,7 +29,7 @@ class Dataset(models.Model):
     layout: how the file is read: {"columns": names, "separator": character, "related": column positions}.
     profile: the finished statistics as JSON, see profile.summary.ProfileDict; None until they are complete.
     mail_schedule: name of the schedule by which its report is mailed again and again, see subscriptions; "": none.
-    touched_at: the last sign of progress, by which stalled work is recognised.
+    touched_at: the last sign of progress, by which stalled work is recognised. sequence: grows with each of them.
     """
 
     class State(models.TextChoices):
@@ -58,6 +58,8 @@ class Dataset(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     upload_expires_at = models.DateTimeField()
     touched_at = models.DateTimeField(auto_now=True)
+    # With a default of the database's own: an earlier release inserts while this one is deployed.
+    sequence = models.PositiveIntegerField(default=0, db_default=0)
 
     objects = DatasetQuerySet.as_manager()
 

@@ -6,7 +6,9 @@ Nothing here imports a task or a parser: the web side runs it, and starts work t
 from __future__ import annotations
 
 import datetime
+import uuid
 from collections.abc import Iterable
+from functools import partial
 
 import structlog
 from django.conf import settings
@@ -17,6 +19,7 @@ from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
+from django_app.datasets import signals
 from django_app.datasets.models import Chunk, Dataset, Removal, Report
 from serverless.objects import Bucket, ObjectInfo, ObjectMissingError, PresignedPost
 
@@ -24,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 #: An upload that began before its form expired may take so long to arrive.
 UPLOAD_GRACE = datetime.timedelta(hours=1)
+#: How often a dataset is read that changes under the reader's hands.
+_MOST_LOOKS = 3
 
 
 def bucket() -> Bucket:
@@ -73,6 +78,7 @@ def finish_upload(dataset: Dataset) -> bool:
         if started:
             dataset.refresh_from_db()
             _start(dataset)
+            _tell(dataset.pk)
     return True
 
 
@@ -83,8 +89,19 @@ def _as_queued(info: ObjectInfo) -> dict[str, object]:
         "name": _printable(name)[:255],
         "size_bytes": info.size_bytes,
         "etag": info.etag,
-        "touched_at": timezone.now(),
+        **_touched(),
     }
+
+
+def _touched() -> dict[str, object]:
+    """What every change of a dataset changes that those who watch it are told of, see `_tell`."""
+    return {"touched_at": timezone.now(), "sequence": F("sequence") + 1}
+
+
+def _tell(dataset_id: uuid.UUID) -> None:
+    """Tell, after the commit, that a dataset has changed."""
+    tell = partial(signals.dataset_changed.send_robust, sender=Dataset, dataset_id=dataset_id)
+    transaction.on_commit(tell, robust=True)
 
 
 def _printable(text: str) -> str:
@@ -112,10 +129,11 @@ def current(dataset_id: str, generation: int) -> Dataset | None:
 def advance(dataset: Dataset, state: Dataset.State, *, came_from: Iterable[Dataset.State]) -> bool:
     """Move to a later state; False if someone else did, or the work is no longer wanted."""
     moved = Dataset.objects.filter(pk=dataset.pk, generation=dataset.generation, state__in=list(came_from)).update(
-        state=state, touched_at=timezone.now()
+        state=state, **_touched()
     )
     if moved:
         dataset.state = state
+        _tell(dataset.pk)
     return bool(moved)
 
 
@@ -124,9 +142,10 @@ def fail(dataset: Dataset, problem: str) -> None:
     changed = (
         Dataset.objects.filter(pk=dataset.pk, generation=dataset.generation)
         .exclude(state__in=[Dataset.State.READY, Dataset.State.FAILED])
-        .update(state=Dataset.State.FAILED, problem=_printable(problem)[:2000], touched_at=timezone.now())
+        .update(state=Dataset.State.FAILED, problem=_printable(problem)[:2000], **_touched())
     )
     if changed:
+        _tell(dataset.pk)
         log.info("dataset_failed", dataset=str(dataset.pk), problem=problem)
 
 
@@ -148,7 +167,8 @@ def lay_out(dataset: Dataset, layout: dict[str, object], ranges: Iterable[tuple[
 def chunk_state(chunk: Chunk, state: Chunk.State, rows: int | None = None) -> None:
     """Record a chunk's progress, never backwards, and that the dataset is alive."""
     Chunk.objects.filter(pk=chunk.pk).exclude(state=Chunk.State.DONE).update(state=state, rows=rows)
-    Dataset.objects.filter(pk=chunk.dataset_id).update(touched_at=timezone.now())
+    Dataset.objects.filter(pk=chunk.dataset_id).update(**_touched())
+    _tell(chunk.dataset_id)
 
 
 @transaction.atomic
@@ -177,6 +197,21 @@ def progress(dataset: Dataset) -> dict[str, int]:
         done=Count("pk", filter=Q(state=Chunk.State.DONE)),
     )
     return {name: int(value) for name, value in counted.items()}
+
+
+def parts(dataset: Dataset, most: int) -> tuple[list[Chunk], dict[str, int]]:
+    """The first parts and their counts, see `progress`, as they are under the dataset's number.
+
+    A dataset that changes meanwhile is read again: parts newer than the number would have what comes under the next one
+    look like a step back.
+    """
+    for _ in range(_MOST_LOOKS):
+        found = list(dataset.chunks.all()[:most]), progress(dataset)
+        before = dataset.sequence
+        dataset.refresh_from_db(fields=["sequence", "state", "problem"])
+        if dataset.sequence == before:
+            break
+    return found
 
 
 def current_report(dataset_id: str) -> Report | None:
@@ -245,13 +280,14 @@ def restart(dataset: Dataset, *, stalls: int = 0) -> bool:
             problem="",
             generation=dataset.generation + 1,
             stalls=stalls,
-            touched_at=timezone.now(),
+            **_touched(),
         )
     )
     if restarted:
         Chunk.objects.filter(dataset=dataset).delete()
         dataset.refresh_from_db()
         _start(dataset)
+        _tell(dataset.pk)
     return bool(restarted)
 
 
@@ -261,6 +297,7 @@ def delete(dataset: Dataset) -> None:
     prefixes = list(dataset.prefixes)
     # The upload form outlives the record, and a message may be lost: what is there later is removed later.
     Removal.objects.create(prefixes=prefixes, due_at=max(timezone.now(), dataset.upload_expires_at) + UPLOAD_GRACE)
+    _tell(dataset.pk)
     dataset.delete()
     enqueue("delete_objects", prefixes)
 

@@ -163,9 +163,5 @@ def delete(request: HttpRequest, pk: UUID) -> HttpResponse:
 def _context(dataset: Dataset) -> dict[str, Any]:
     report: Report | None = getattr(dataset, "report", None)
     current = report if report and report.built_at and report.generation == dataset.generation else None
-    return {
-        "dataset": dataset,
-        "report": current,
-        "chunks": list(dataset.chunks.all()[:400]),
-        "progress": services.progress(dataset),
-    }
+    chunks, progress = services.parts(dataset, 400)
+    return {"dataset": dataset, "report": current, "chunks": chunks, "progress": progress}

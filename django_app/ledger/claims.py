@@ -15,7 +15,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from django_app.ledger import parking
+from django_app.ledger import parking, watching
 from django_app.ledger.claiming import Decision, Facts, Verdict, decide
 from django_app.ledger.models import Attempt, Revocation, Run
 from django_app.ledger.statements import NOW, Statement
@@ -149,11 +149,12 @@ _LOOK = Statement(
 _TAKE_FRESH = Statement(
     f"""
     UPDATE ledger_run AS run SET state = '{target(Report.CLAIMED)}', attempts = attempts + 1, holder = %s, worker = %s,
-        receives = %s, started_at = {{now}}, lease_until = {{until}}, parked_for = '', celery_state = ''
+        receives = %s, started_at = {{now}}, lease_until = {{until}}, parked_for = '', celery_state = '',
+        {watching.FURTHER}
     WHERE id = %s AND state IN ('{State.PENDING}', '{State.QUEUED}') AND replacements = %s AND retries = %s
         AND crashes < %s AND (expires_at IS NULL OR expires_at > {{now}}) AND limit_key = ''
         AND NOT {_PAUSED} AND NOT {_REVOKED}
-    RETURNING attempts, started_at, unique_key, schedule
+    RETURNING attempts, started_at, unique_key, schedule, {watching.WATCHERS}
     """,  # noqa: S608 - as above
     **{vendor: NOW[vendor] | _UNTIL[vendor] for vendor in NOW},
 )
@@ -171,7 +172,9 @@ def _take_fresh(run_id: str, claimant: Claimant) -> Claim | None:
     )
     if not found:
         return None
-    [(number, started_at, unique_key, schedule)] = found
+    [(number, started_at, unique_key, schedule, is_watched, is_console_watched)] = found
+    if is_watched or is_console_watched:
+        watching.tell_of([(run_id, State.RUNNING, is_watched, is_console_watched)])
     return Claim(
         Decision(Verdict.RUN),
         run_id=run_id,
@@ -240,7 +243,6 @@ def _unchanged(run_id: str, row: dict[str, Any]) -> Any:
 def _take(run_id: str, row: dict[str, Any], claimant: Claimant, now: datetime.datetime) -> bool:
     is_taken_over = row["state"] == State.RUNNING
     changes: dict[str, Any] = {
-        "state": target(Report.CLAIMED),
         "attempts": row["attempts"] + 1,
         "crashes": row["crashes"] + is_taken_over,
         "holder": claimant.holder,
@@ -255,14 +257,16 @@ def _take(run_id: str, row: dict[str, Any], claimant: Claimant, now: datetime.da
     if is_taken_over:
         # Its holder may have renewed since it was read.
         free = free.filter(lease_until__lte=now)
-    if not free.update(**changes):
+    if not watching.update(free, state=target(Report.CLAIMED), **changes):
         return False
     if is_taken_over:
         _record_lost(run_id, row, now, "its lease was over, and another attempt took it")
     return True
 
 
-def _record_lost(run_id: str, row: dict[str, Any], now: datetime.datetime, why: str) -> None:
+def _record_lost(
+    run_id: str, row: dict[str, Any], now: datetime.datetime, why: str, outcome: Outcome = Outcome.LOST
+) -> None:
     Attempt.objects.create(
         run_id=run_id,
         number=row["attempts"],
@@ -271,14 +275,14 @@ def _record_lost(run_id: str, row: dict[str, Any], now: datetime.datetime, why: 
         receives=row["receives"],
         started_at=row["started_at"],
         ended_at=now,
-        outcome=Outcome.LOST,
+        outcome=outcome,
         error=why,
     )
 
 
 def _park(run_id: str, row: dict[str, Any], reason: str) -> bool:
-    updated: int = _unchanged(run_id, row).update(state=target(Report.PARKED), parked_for=reason, holder="")
-    return bool(updated)
+    parked = watching.update(_unchanged(run_id, row), state=target(Report.PARKED), parked_for=reason, holder="")
+    return bool(parked)
 
 
 def renew(worker: str, run_ids: Sequence[str], lease_seconds: float) -> int:
@@ -309,9 +313,26 @@ def lose(run_id: str, worker: str, why: str, holder: str = "", *, overdue_second
         if overdue_seconds is not None:
             # A renewal since it was read says that it lives; of one whose process died it is only a late echo.
             its = its.filter(lease_until=row["lease_until"])
-        moved = its.update(state=target(Report.LOST), crashes=row["crashes"] + 1, lease_until=None, holder="")
+        moved = watching.update(its, state=target(Report.LOST), crashes=row["crashes"] + 1, lease_until=None, holder="")
         if moved:
             _record_lost(run_id, row, row["now"], why)
+        return bool(moved)
+
+
+def give_back(run_id: str, worker: str, why: str, holder: str) -> bool:
+    """A worker that stops has cut an attempt off: another may take the run at once, and it counts as no crash.
+
+    False where that attempt holds it no more.
+    """
+    with transaction.atomic():
+        runs = Run.objects.filter(pk=run_id, state=State.RUNNING, worker=worker, holder=holder)
+        row = runs.annotate(now=Now()).values(*_READ, "now").first()
+        if row is None:
+            return False
+        its = _unchanged(run_id, row)
+        moved = watching.update(its, state=target(Report.HANDED_BACK), lease_until=None, holder="")
+        if moved:
+            _record_lost(run_id, row, row["now"], why, Outcome.HANDED_BACK)
         return bool(moved)
 
 

@@ -78,6 +78,21 @@ def beat(name: str, sign: Sign, lease_seconds: float, *, is_first: bool = False)
     )
 
 
+def newer_release(name: str) -> str:
+    """The release of the youngest worker of this one's pool that started after it with another; "" if there is none."""
+    own = Worker.objects.filter(pk=name).values("pool", "release", "started_at").first()
+    if own is None or not own["pool"]:
+        return ""
+    younger = Worker.objects.filter(pool=own["pool"], started_at__gt=own["started_at"], state=RUNNING)
+    return (
+        younger.exclude(release__in=("", own["release"]))
+        .order_by("-started_at")
+        .values_list("release", flat=True)
+        .first()
+        or ""
+    )
+
+
 def stop(name: str) -> None:
     """A worker has ended as it should."""
     Worker.objects.filter(pk=name).update(state=STOPPED, busy=0, held=0, seen_at=Now(), lease_until=Now())

@@ -14,7 +14,18 @@ from django.db import InterfaceError, OperationalError, connection
 from django.db.models import Q
 from django.utils.module_loading import import_string
 
-from django_app.ledger import claims, figures, fleet, metrics, parking, retention, samples, services, uniqueness
+from django_app.ledger import (
+    claims,
+    figures,
+    fleet,
+    metrics,
+    parking,
+    retention,
+    samples,
+    services,
+    uniqueness,
+    watching,
+)
 from django_app.ledger.metrics import Metric
 from django_app.ledger.models import QueueSample, Run
 from django_app.ledger.samples import Stats
@@ -150,6 +161,11 @@ def _synchronise_schedules(this: _Round) -> None:
     this.done.schedules_synchronised = repair(this.now, this.seconds_left())
 
 
+def _tell_watchers(this: _Round) -> None:
+    """Tell whoever watches the console of what others owed them."""
+    watching.tell_what_is_owed()
+
+
 def _sample(this: _Round) -> None:
     """Note what the queues hold."""
     if samples.is_taken(this.now):
@@ -250,6 +266,7 @@ _STEPS = (
     _account_for_due_times,
     _synchronise_schedules,
     _end_orphans,
+    _tell_watchers,
     _forget_others,
     _forget_runs,
 )

@@ -16,13 +16,13 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from django_app.ledger import parking
+from django_app.ledger import parking, watching
 from django_app.ledger.claiming import Decision, Verdict
 from django_app.ledger.claims import Claim
 from django_app.ledger.models import Attempt, Run, UniqueRun
 from django_app.ledger.schedules import admission
 from django_app.ledger.services import REPLACED, claimed_until
-from django_app.ledger.statements import Statement
+from django_app.ledger.statements import NOW, Statement
 from django_app.ledger.states import FINAL, Outcome, Report, State, sources, target
 
 _LONGEST_ERROR = 500
@@ -58,17 +58,21 @@ _CLOSE = Statement(
 #: What a run ends with, in the order of _end_values.
 _END = ("state", "finished_at", "result", "children", "celery_state", "error", "fingerprint")
 _END_HELD = f"""
-    UPDATE ledger_run SET {", ".join(f"{name} = %s" for name in _END)}, lease_until = NULL, holder = '', parked_for = ''
+    UPDATE ledger_run SET {", ".join(f"{name} = %s" for name in _END)},
+        lease_until = NULL, holder = '', parked_for = '', {watching.FURTHER}
     WHERE id = %s AND holder = %s AND state IN ({", ".join(f"'{each}'" for each in sorted(State) if each not in FINAL)})
+    RETURNING id, state, {watching.WATCHERS}
 """  # noqa: S608 - as above
-_END_RUN = Statement(_END_HELD)
+_END_RUN = Statement(_END_HELD, **NOW)
 #: Both in one, which only Postgres can.
 _END_BOTH = Statement(
     f"""
-    WITH ended AS ({_END_HELD} RETURNING id)
-    INSERT INTO ledger_attempt ({", ".join(_ATTEMPT)})
-    SELECT id{", %s" * (len(_ATTEMPT) - 1)} FROM ended
-    """  # noqa: S608 - as above
+    WITH ended AS ({_END_HELD}), closed AS (
+        INSERT INTO ledger_attempt ({", ".join(_ATTEMPT)}) SELECT id{", %s" * (len(_ATTEMPT) - 1)} FROM ended
+    )
+    SELECT * FROM ended
+    """,  # noqa: S608 - as above
+    **NOW,
 )
 
 
@@ -96,7 +100,7 @@ def finish(run_id: str, report: Report, ended: Ended) -> list[Run] | None:
     if row is None:
         return None
     fields = dict(zip(_END, _end_values(report, ended, now), strict=True))
-    open_runs.update(**fields, lease_until=None, holder="", parked_for="")
+    watching.update(open_runs, **fields, lease_until=None, holder="", parked_for="")
     if claim is not None:
         # It was taken over, and ends the run all the same.
         _close_attempt_anew(claim, ended, now)
@@ -119,11 +123,11 @@ def _end_held(run_id: str, report: Report, claim: Claim, ended: Ended, now: date
     """End a run that the claim still holds, and its attempt."""
     ending = [*_end_values(report, ended, now), run_id, claim.holder]
     if connection.vendor == "postgresql":
-        return _END_BOTH.count([*ending, *_attempt_values(claim, ended, now)[1:]]) == 1
-    if not _END_RUN.count(ending):
-        return False
-    _close_attempt(claim, ended, now)
-    return True
+        changed = _END_BOTH.rows([*ending, *_attempt_values(claim, ended, now)[1:]])
+    elif changed := _END_RUN.rows(ending):
+        _close_attempt(claim, ended, now)
+    watching.tell_of(changed)
+    return bool(changed)
 
 
 def _end_values(report: Report, ended: Ended, now: datetime.datetime) -> list[Any]:
@@ -167,7 +171,8 @@ def release(claim: Claim, ended: Ended, again: Run) -> Run | None:
     """
     now = timezone.now()
     again.publish_claimed_until = claimed_until(again, now)
-    moved = _of_or_given_up(claim).update(
+    moved = watching.update(
+        _of_or_given_up(claim),
         state=target(Report.RELEASED),
         message=again.message,
         task=again.task,
@@ -202,7 +207,8 @@ def _limit_of(claim: Claim, again: Run) -> dict[str, Any]:
 
 def set_aside(claim: Claim, ended: Ended) -> bool:
     """Another signature goes on under the run's id: it waits for that one to be sent."""
-    moved = _of_or_given_up(claim).update(state=target(Report.PARKED), parked_for=REPLACED, lease_until=None, holder="")
+    its = _of_or_given_up(claim)
+    moved = watching.update(its, state=target(Report.PARKED), parked_for=REPLACED, lease_until=None, holder="")
     if moved:
         _close_attempt_anew(claim, ended, timezone.now())
     return bool(moved)
@@ -210,7 +216,7 @@ def set_aside(claim: Claim, ended: Ended) -> bool:
 
 def hand_back(claim: Claim, ended: Ended) -> bool:
     """An attempt gives its message back to SQS."""
-    moved = _of(claim).update(state=target(Report.HANDED_BACK), lease_until=None, holder="")
+    moved = watching.update(_of(claim), state=target(Report.HANDED_BACK), lease_until=None, holder="")
     if moved:
         _close_attempt(claim, ended, timezone.now())
     return bool(moved)

@@ -17,6 +17,7 @@ from django.db.models import F, Max, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from django_app.ledger import watching
 from django_app.ledger.models import Attempt, Pause, Run
 from django_app.ledger.services import PUBLISH_CLAIM
 from django_app.ledger.states import Report, State, target
@@ -126,9 +127,8 @@ def _release(waiting: QuerySet[Run], most: int) -> list[Run]:
     now = timezone.now()
     # The claim's time tells these from those that another releases at the same moment.
     until = now + PUBLISH_CLAIM + datetime.timedelta(microseconds=random.randrange(1_000_000))
-    Run.objects.filter(pk__in=ids, state=State.WAITING).update(
-        state=target(Report.RELEASED), parked_for="", publish_claimed_until=until
-    )
+    parked = Run.objects.filter(pk__in=ids, state=State.WAITING)
+    watching.update(parked, state=target(Report.RELEASED), parked_for="", publish_claimed_until=until)
     return list(Run.objects.filter(pk__in=ids, state=State.PENDING, publish_claimed_until=until).order_by("created_at"))
 
 

@@ -12,9 +12,9 @@ from django.db import DEFAULT_DB_ALIAS, connection, transaction
 from django.db.models import JSONField, Q
 from django.utils import timezone
 
-from django_app.ledger import payloads, sealing
+from django_app.ledger import payloads, sealing, watching
 from django_app.ledger.models import Attempt, Run
-from django_app.ledger.statements import Statement, adapted
+from django_app.ledger.statements import NOW, Statement, adapted
 from django_app.ledger.states import FINAL, Report, State, sources, target
 
 #: Whoever records a run publishes it after the commit; nobody else tries for so long.
@@ -54,7 +54,8 @@ def record(runs: Sequence[Run]) -> None:
     _insert(sealed(runs))
     for run in runs:
         if run.replacements:
-            Run.objects.filter(pk=run.pk, state=State.WAITING, parked_for=REPLACED).update(
+            watching.update(
+                Run.objects.filter(pk=run.pk, state=State.WAITING, parked_for=REPLACED),
                 **{name: getattr(run, name) for name in _OF_A_MESSAGE},
                 state=target(Report.RELEASED),
                 parked_for="",
@@ -63,12 +64,13 @@ def record(runs: Sequence[Run]) -> None:
 
 
 _NAMES = tuple(field.attname for field in Run._meta.concrete_fields)
+_COLUMNS = tuple(str(field.column) for field in Run._meta.concrete_fields)
 _JSON = frozenset(field.attname for field in Run._meta.concrete_fields if isinstance(field, JSONField))
-_INTO = f"INSERT INTO ledger_run ({', '.join(_NAMES)})"
+_INTO = f"INSERT INTO ledger_run ({', '.join(_COLUMNS)})"
 _NEW_ONES = "ON CONFLICT DO NOTHING"
 #: Any number of runs as one value, since each value costs: a hundred runs have 4,400.
 _INSERT = Statement(
-    f"{_INTO} SELECT {', '.join(_NAMES)} FROM json_populate_recordset(NULL::ledger_run, %s) {_NEW_ONES}"  # noqa: S608 - all of it ours
+    f"{_INTO} SELECT {', '.join(_COLUMNS)} FROM json_populate_recordset(NULL::ledger_run, %s) {_NEW_ONES}"  # noqa: S608 - all of it ours
 )
 _ROW = f"({', '.join(['%s'] * len(_NAMES))})"
 
@@ -82,7 +84,7 @@ def _insert(runs: Sequence[Run]) -> None:
         for start in range(0, len(runs), at_once):
             rows = [[run.__dict__[name] for name in _NAMES] for run in runs[start : start + at_once]]
             if is_postgres:
-                told = [dict(zip(_NAMES, row, strict=True)) for row in rows]
+                told = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
                 # Not every encoding of a database can be told characters by their numbers.
                 _INSERT.count([json.dumps(told, default=str, ensure_ascii=False)])
             else:
@@ -141,8 +143,10 @@ def surviving(ids: Iterable[str]) -> set[str]:
 
 
 _MARK = Statement(
-    f"UPDATE ledger_run SET state = '{target(Report.PUBLISHED)}', published_at = %s "  # noqa: S608 - all of it ours
-    f"WHERE id = %s AND publish_claimed_until = %s AND state = '{State.PENDING}'"
+    f"UPDATE ledger_run SET state = '{target(Report.PUBLISHED)}', published_at = %s, {watching.FURTHER} "  # noqa: S608 - all of it ours
+    f"WHERE id = %s AND publish_claimed_until = %s AND state = '{State.PENDING}' "
+    f"RETURNING id, state, {watching.WATCHERS}",
+    **NOW,
 )
 
 
@@ -153,7 +157,9 @@ def mark_published(runs: Sequence[Run]) -> int:
     claim on its publishing by now.
     """
     if len(runs) == 1:
-        return _MARK.count([timezone.now(), runs[0].pk, runs[0].publish_claimed_until])
+        changed = _MARK.rows([timezone.now(), runs[0].pk, runs[0].publish_claimed_until])
+        watching.tell_of(changed)
+        return len(changed)
     marked = 0
     for start in range(0, len(runs), _AT_ONCE):
         some = runs[start : start + _AT_ONCE]
@@ -162,7 +168,7 @@ def mark_published(runs: Sequence[Run]) -> int:
             publish_claimed_until__in={run.publish_claimed_until for run in some},
             state__in=sources(Report.PUBLISHED),
         )
-        marked += published.update(state=target(Report.PUBLISHED), published_at=timezone.now())
+        marked += watching.update(published, state=target(Report.PUBLISHED), published_at=timezone.now())
     return marked
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
+from django.conf import settings
 from django.utils import timezone
 
 from django_app import housekeeping
+from django_app.realtime import pushing
 from serverless.entrypoints.invocation import Invocation
 
 log = structlog.get_logger(__name__)
@@ -26,4 +28,6 @@ def housekeeping_round(event: dict[str, Any], invocation: Invocation) -> dict[st
     done = housekeeping.run(timezone.now(), budget)
     if any(done.values()):
         log.info("housekeeping", **done)
+    # The function is frozen when it has answered.
+    pushing.flush(settings.PUSH_WAIT_SECONDS)
     return done

@@ -29,6 +29,7 @@ NAMES_ARGUMENTS = {
     "sender": "reports@cloudqueue.local",
     "schedule_group": "cloudqueue",
     "schedule_dead_letter_queue": "cloudqueue-schedules-dead",
+    "sockets_table": "cloudqueue-sockets",
 }
 
 
@@ -55,6 +56,7 @@ def environment(endpoint_url: str) -> dict[str, str]:
         # What EventBridge becomes to send; nobody asks for its permissions here.
         "SCHEDULE_ROLE_ARN": f"arn:aws:iam::{ACCOUNT_ID}:role/cloudqueue-local-scheduler",
         "SCHEDULE_DEAD_LETTER_ARN": f"arn:aws:sqs:{REGION}:{ACCOUNT_ID}:{schedules_dead}",
+        "SOCKETS_TABLE": NAMES_ARGUMENTS["sockets_table"],
     }
 
 

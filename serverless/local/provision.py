@@ -1,4 +1,4 @@
-"""Creates in the local cloud what Terraform creates on AWS: queues from the topology, bucket, results table, sender.
+"""Creates in the local cloud what Terraform creates on AWS: queues from the topology, bucket, table of sockets, sender.
 
 Safe to repeat: what is there already is brought to the wanted settings.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 import boto3
 
+from serverless.websockets import table
 from tasks.topology import TOPOLOGY, Topology
 
 DEAD_LETTER_RETENTION_SECONDS = 14 * 86400
@@ -26,6 +27,7 @@ class Names:
     queue_prefix: put before each queue's logical name.
     web_origins: origins whose pages may upload straight to the bucket.
     schedule_dead_letter_queue: where EventBridge puts what it could not deliver.
+    sockets_table: connections and groups of the WebSocket API.
     """
 
     queue_prefix: str
@@ -34,6 +36,7 @@ class Names:
     web_origins: tuple[str, ...]
     schedule_group: str
     schedule_dead_letter_queue: str
+    sockets_table: str
 
 
 def provision(names: Names, endpoint_url: str, topology: Topology = TOPOLOGY) -> None:
@@ -46,6 +49,7 @@ def provision(names: Names, endpoint_url: str, topology: Topology = TOPOLOGY) ->
     _queues(client("sqs"), names.queue_prefix, topology)
     _queue(client("sqs"), names.schedule_dead_letter_queue, {"MessageRetentionPeriod": DEAD_LETTER_RETENTION_SECONDS})
     _schedule_group(client("scheduler"), names.schedule_group)
+    _sockets_table(client("dynamodb"), names.sockets_table)
     _bucket(client("s3"), names)
     client("ses").verify_email_identity(EmailAddress=names.sender)
 
@@ -84,6 +88,20 @@ def _schedule_group(scheduler: Any, name: str) -> None:
     except scheduler.exceptions.ConflictException:
         # It is there, with its schedules.
         pass
+
+
+def _sockets_table(dynamodb: Any, name: str) -> None:
+    try:
+        dynamodb.create_table(**table.definition(name))
+    except dynamodb.exceptions.ResourceInUseException:
+        # It is there, with its connections.
+        pass
+    described = dynamodb.describe_time_to_live(TableName=name)["TimeToLiveDescription"]
+    # Where it is switched on already, switching it on is an error.
+    if described.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
+        dynamodb.update_time_to_live(
+            TableName=name, TimeToLiveSpecification={"Enabled": True, "AttributeName": table.TTL_ATTRIBUTE}
+        )
 
 
 def _bucket(s3: Any, names: Names) -> None:

@@ -23,6 +23,8 @@ from tasks.topology import TOPOLOGY
 #: Of the developer's environment, what the stack takes: never AWS credentials or a foreign Django.
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TERM")
 
+GATEWAY_STAGE = "local"
+
 
 class StackError(RuntimeError):
     """A part of the stack did not start; the message names it and says what to look at."""
@@ -42,11 +44,12 @@ class LambdaWeb:
 
 
 class Stack:
-    """Cloud, web, clock and one worker a pool.
+    """Cloud, web, gateway, clock and one worker a pool.
 
     folder: where database, objects and secrets live.
     web_port: the wanted port; another is taken if it is in use; 0: any.
-    overrides: environment variables that differ from the laptop's, such as DATABASE_URL.
+    overrides: environment variables that differ from the laptop's, such as DATABASE_URL. With another SOCKETS_URL than
+    the gateway's, "" for none, there is no gateway.
     web: None for a server that runs the checkout.
     """
 
@@ -63,6 +66,11 @@ class Stack:
         self.origin = f"http://127.0.0.1:{self.web_port}"
         self.url = f"{self.origin}/{web.stage}" if web is not None and web.stage else self.origin
         self.overrides = dict(overrides or {})
+        # Chosen once, so that a gateway that is started again is where its clients look for it.
+        self.gateway_port = free_port()
+        while self.gateway_port == self.web_port:
+            self.gateway_port = free_port()
+        self.sockets_url = f"ws://127.0.0.1:{self.gateway_port}/{GATEWAY_STAGE}"
         self.environment: dict[str, str] = {}
         self.children: list[Child] = []
         self.cloud: Child | None = None
@@ -86,6 +94,7 @@ class Stack:
             "DATABASE_URL": f"sqlite:///{self.folder / 'db.sqlite3'}",
             "PUBLIC_URL": self.url,
             "EXTRA_HOSTS": "localhost",
+            "SOCKETS_URL": self.sockets_url,
             "LOG_FORMAT": "console",
             **self.overrides,
         }
@@ -113,6 +122,8 @@ class Stack:
             ),
             Child("clock", self._clock_command(), self.environment),
         ]
+        if self.has_gateway:
+            self.children.append(Child("gateway", self._gateway_command(), self.environment))
         colours(self.children)
         for child in self.children:
             child.start()
@@ -125,6 +136,15 @@ class Stack:
             return [*command, "--door", self.web.door, "--stage", self.web.stage]
         command = [sys.executable, "-m", "uvicorn", "django_app.asgi:application", "--host=127.0.0.1", port]
         return [*command, "--no-access-log", "--lifespan=off", "--log-level=warning", "--timeout-graceful-shutdown=3"]
+
+    @property
+    def has_gateway(self) -> bool:
+        return self.overrides.get("SOCKETS_URL", self.sockets_url) == self.sockets_url
+
+    def _gateway_command(self) -> list[str]:
+        # Its function runs from the checkout, also where the web side runs from a package.
+        command = [sys.executable, "-m", "serverless.local.gateway", f"--port={self.gateway_port}"]
+        return [*command, f"--stage={GATEWAY_STAGE}"]
 
     def _clock_command(self) -> list[str]:
         command = [sys.executable, "-m", "serverless.local.clock", "--state", str(self.folder / "clock.json")]
@@ -197,13 +217,14 @@ class Stack:
             self.watch()
             try:
                 with urlopen(f"{self.url}/healthz", timeout=2) as answer:
-                    return bool(answer.status == 200)
+                    return bool(answer.status == 200) and (not self.has_gateway or is_listening(self.gateway_port))
             except (URLError, OSError):
                 return False
 
         if not _wait_for(answers, 60):
             self.stop()
-            raise StackError(f"the site at {self.url} does not answer; lines marked {web.name} above may say why.")
+            which = f"{web.name} and gateway" if self.has_gateway else web.name
+            raise StackError(f"the site at {self.url} does not answer; lines marked {which} above may say why.")
 
     def _base_environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
@@ -225,6 +246,13 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def is_listening(port: int) -> bool:
+    """Whether somebody takes connections on that port of this machine."""
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _is_free(port: int) -> bool:

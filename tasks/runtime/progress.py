@@ -1,4 +1,4 @@
-"""How far a run is: saved, then announced; at most twice a second, the first and the last always; never backwards."""
+"""How far a run is: saved, then told; at most twice a second, the first and the last always; never backwards."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import structlog
 from django.db import DatabaseError, InterfaceError, connection, transaction
-from django.db.models import F, Q
+from django.db.models import Q
 from django.dispatch import Signal
 
+from django_app.ledger import watching
 from django_app.ledger.models import Run
 from tasks.runtime import attempts
 
@@ -75,11 +76,11 @@ def save_kept(attempt: attempts.Current) -> None:
 def _save(run_id: str, progress: Progress) -> None:
     further = Q(progress_done=None) | Q(progress_done__lte=progress.done)
     try:
-        saved = Run.objects.filter(further, pk=run_id).update(
+        saved = watching.update(
+            Run.objects.filter(further, pk=run_id),
             progress_done=progress.done,
             progress_total=progress.total,
             progress_note=progress.note,
-            progress_sequence=F("progress_sequence") + 1,
         )
     except (DatabaseError, InterfaceError) as error:
         log.warning("progress_not_saved", task_id=run_id, error=str(error))

@@ -122,8 +122,9 @@ def severe(driver: Chromium) -> list[dict]:
 
 
 def photograph(driver: Chromium, name: str) -> None:
-    """Keep what the window shows as docs/images/NAME."""
+    """Keep what the window shows as docs/images/NAME, once it is loaded and live."""
     wait(driver, lambda driver: driver.execute_script("return document.readyState") == "complete", "still loading")
+    wait(driver, lambda driver: count(driver, "[data-socket]:not([data-status=live])") == 0, "not live")
     shot = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
     IMAGES.mkdir(exist_ok=True)
     shot.quantize(64).save(IMAGES / name, optimize=True)

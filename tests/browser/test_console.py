@@ -31,7 +31,7 @@ SCRIPT = "<script>document.title='pwned'</script><img src=x onerror=document.tit
 
 def enqueue(stack) -> str:
     """A run in the queue `low` that has nothing to do; its id."""
-    return shell(stack, "from tasks.datasets import delete_objects; print(delete_objects.delay('nothing-there').id)")
+    return shell(stack, "from tasks.datasets import delete_objects; print(delete_objects.delay(['nothing-there/']).id)")
 
 
 def make_hostile_run(stack) -> None:

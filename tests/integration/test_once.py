@@ -225,7 +225,7 @@ class TestProgress:
     def test_the_first_and_the_last_are_saved_and_few_between(self, inside):
         run = self.execute([(number, 1000) for number in range(1, 901)], inside=inside)
         assert (run.progress_done, run.progress_total, run.progress_note) == (900, 1000, "step 900")
-        assert 2 <= run.progress_sequence <= 20
+        assert 2 <= run.sequence <= 20
 
     def test_it_never_goes_backwards(self):
         run = self.execute([(5, 10), (10, 10), (3, 10)])

@@ -1,5 +1,6 @@
 """The ledger's tables."""
 
+from django_app.ledger.models.feeds import Feed
 from django_app.ledger.models.fleet import Command, Errand, Pause, QueueSample, Reply, Revocation, Worker
 from django_app.ledger.models.runs import Attempt, OnceMark, Run, UniqueRun
 from django_app.ledger.models.schedules import Overlap, Schedule, ScheduleSource
@@ -11,6 +12,7 @@ __all__ = [
     "ChordPart",
     "Command",
     "Errand",
+    "Feed",
     "OnceMark",
     "Overlap",
     "Pause",

@@ -29,6 +29,8 @@ class Run(models.Model):
     celery_state: what the task itself set by update_state(), with its meta in `result`; else "".
     result: encoded as the result backend has it, or a reference to S3, see ledger.payloads.
     fingerprint: of the last error: the same for the same error at the same place.
+    sequence: grows with every change that those who watch are told of. watched_until: somebody watches, see
+    ledger.watching.
     """
 
     id = models.CharField(primary_key=True, max_length=255)
@@ -82,7 +84,9 @@ class Run(models.Model):
     progress_done = models.BigIntegerField(null=True)
     progress_total = models.BigIntegerField(null=True)
     progress_note = models.CharField(max_length=200, blank=True)
-    progress_sequence = models.PositiveIntegerField(default=0)
+    # Named as it was when it counted progress alone: workers of an earlier release go on while this one is deployed.
+    sequence = models.PositiveIntegerField(default=0, db_column="progress_sequence")
+    watched_until = models.DateTimeField(null=True)
 
     class Meta:
         indexes = (

@@ -13,7 +13,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 
-from django_app.ledger import parking, services
+from django_app.ledger import parking, services, watching
 from django_app.ledger.models import Run, Schedule
 from django_app.ledger.schedules import ids
 from django_app.ledger.schedules.rules import Facts, Ruling, rule
@@ -69,16 +69,18 @@ def admit(name: str, run_id: str, now: datetime.datetime, describe: Callable[[],
     if ruling is Ruling.REPLACE:
         skip(_waiting(name), "a newer run takes its place", now)
         to_end = list(_open(name).exclude(pk=run_id).values_list("pk", flat=True))
-    this.update(
-        state=target(Report.PARKED), parked_for=parking.OVERLAP, error=reason, admitted_at=run.admitted_at or now
+    admitted_at = run.admitted_at or now
+    watching.update(
+        this, state=target(Report.PARKED), parked_for=parking.OVERLAP, error=reason, admitted_at=admitted_at
     )
     return Admission(ruling, reason, to_end)
 
 
 def skip(runs: QuerySet[Run], reason: str, now: datetime.datetime) -> int:
     """Record that these do not run, and why; those that have begun stay as they are."""
-    return runs.filter(state__in=(State.PENDING, State.QUEUED, State.WAITING)).update(
-        state=target(Report.SKIPPED), parked_for="", error=reason, finished_at=now, admitted_at=now
+    unbegun = runs.filter(state__in=(State.PENDING, State.QUEUED, State.WAITING))
+    return watching.update(
+        unbegun, state=target(Report.SKIPPED), parked_for="", error=reason, finished_at=now, admitted_at=now
     )
 
 

@@ -1,29 +1,40 @@
-// Keeps the part of a page that changes up to date, but not while nobody looks, and not under somebody's hands.
-const live = () => document.querySelector("[data-live]");
+// Pages of the console that change by themselves: a run shows itself, lists are fetched anew when they are told to.
 
-function isInUse(part) {
-  const focused = document.activeElement;
-  const writes = part.contains(focused) && focused.matches("input, select, textarea");
-  return writes || part.querySelector("details[open]") !== null;
+import { Speaker, connect, draw } from "../realtime/page.js";
+import { keepFresh, sequenceOf } from "../realtime/parts.js";
+
+const speaker = new Speaker();
+const part = () => document.querySelector("#live");
+const state = () => part().querySelector(".state");
+const field = (name) => part()?.querySelector(`[data-field=${name}]`);
+
+function speak() {
+  const bar = field("bar");
+  if (bar) speaker.say(state().textContent.trim(), bar.hidden ? 0 : bar.value, bar.hidden ? 0 : bar.max);
 }
 
-document.addEventListener("htmx:beforeRequest", (event) => {
-  const part = event.target.closest("[data-live]");
-  if (part && (document.hidden || isInUse(part))) event.preventDefault();
-});
-
-// Whoever comes back to the page sees at once how things stand.
-document.addEventListener("visibilitychange", () => {
-  const part = live();
-  if (part && !document.hidden) window.htmx?.trigger(part, "seen");
-});
-
-// The answer may be another page: somebody has signed out meanwhile. It is then shown whole.
-document.addEventListener("htmx:beforeSwap", (event) => {
-  const asked = new URL(event.detail.pathInfo.requestPath, location.href).pathname;
-  const answered = event.detail.xhr.responseURL;
-  if (answered && new URL(answered).pathname !== asked) {
-    event.preventDefault();
-    location.reload();
+function show(message) {
+  if (!field("bar")) return;
+  const isAnother = state().textContent !== message.state || part().dataset.attempts !== String(message.attempts);
+  const [bar, count] = [field("bar"), field("count")];
+  bar.hidden = !message.total;
+  if (message.total) draw(bar, message.done, message.total);
+  count.textContent = message.done === null ? "" : message.total ? `${message.done} of ${message.total}` : message.done;
+  field("note").textContent = message.note;
+  part().dataset.seq = message.seq;
+  if (isAnother) {
+    state().textContent = message.state;
+    state().className = `state ${message.state}`;
+    // Times, attempts, buttons and results come with the part.
+    refresh();
   }
+  speak();
+}
+
+const refresh = keepFresh({
+  // What the socket has shown since says nothing of times and attempts.
+  judge: (sequence) => (watcher?.saw(sequence) === "older" ? "again" : "take"),
+  onShown: speak,
 });
+speak();
+const watcher = connect({ seen: sequenceOf(part()) ?? -1, onState: show, onChanged: refresh, poll: refresh });
