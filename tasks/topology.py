@@ -20,6 +20,8 @@ PATH = Path(__file__).with_name("topology.json")
 LONGEST_TIME_LIMIT_SECONDS = 11 * 3600
 #: SQS keeps a message for 14 days at most.
 LONGEST_RETENTION_DAYS = 14
+#: Of the two minutes' notice that Spot gives, a worker keeps twenty seconds to hand its messages back.
+LONGEST_SPOT_SECONDS = 100
 LOWEST_PRIORITY, HIGHEST_PRIORITY = 0, 9
 #: What a message gets that names no priority: the middle of the range.
 DEFAULT_PRIORITY = 5
@@ -64,7 +66,9 @@ class Pool:
     cpu_units, memory_mib: Fargate size (1024 units are one vCPU).
     concurrency: child processes in one container.
     acceptable_wait_seconds: the wait that scaling aims to stay under.
+    mean_task_seconds: how long a task of this pool takes, on average; scaling and the costs' page reckon with it.
     spot: whether containers may be taken away with two minutes' notice.
+    interruptible: whether a task may be cut off by that and begun again elsewhere, where its limit is longer.
     """
 
     name: str
@@ -74,7 +78,9 @@ class Pool:
     minimum: int
     maximum: int
     acceptable_wait_seconds: int
+    mean_task_seconds: float
     spot: bool
+    interruptible: bool
 
 
 @dataclass(frozen=True)
@@ -176,9 +182,11 @@ def parse(raw: object) -> Topology:
     for name in queues:
         if name.endswith("-dead"):
             raise TopologyError(f'queue "{name}": names ending in -dead are dead-letter queues. Choose another name.')
-    for name in pools:
-        if not any(queue.pool == name for queue in queues.values()):
+    for name, pool in pools.items():
+        mine = [queue for queue in queues.values() if queue.pool == name]
+        if not mine:
             raise TopologyError(f'pool "{name}" consumes no queue. Give it one in "queues", or remove it.')
+        _check_spot(pool, mine)
     default = top["default_queue"]
     if not isinstance(default, str) or default not in queues:
         raise TopologyError(f'default_queue: "{default}" is not among the queues. {_did_you_mean(default, queues)}')
@@ -216,16 +224,28 @@ def _queue(name: str, raw: object, pools: Mapping[str, Pool]) -> Queue:
     )
 
 
+def _check_spot(pool: Pool, queues: Iterable[Queue]) -> None:
+    for queue in queues:
+        if pool.spot and not pool.interruptible and queue.time_limit_seconds > LONGEST_SPOT_SECONDS:
+            raise TopologyError(
+                f'pool "{pool.name}": spot=true, and a task of queue "{queue.name}" may run for '
+                f"{queue.time_limit_seconds} s, where Spot's notice leaves {LONGEST_SPOT_SECONDS}. Lower the queue's "
+                "time_limit_seconds, write spot=false, or accept that tasks are cut off and begun again: "
+                "interruptible=true."
+            )
+
+
 def _pool(name: str, raw: object) -> Pool:
     where = f'pool "{name}"'
-    keys = {"cpu_units", "memory_mib", "concurrency", "minimum", "maximum", "acceptable_wait_seconds", "spot"}
-    entry = _object(where, raw, keys)
+    keys = {"cpu_units", "memory_mib", "concurrency", "minimum", "maximum", "spot", "interruptible"}
+    entry = _object(where, raw, keys | {"acceptable_wait_seconds", "mean_task_seconds"})
     minimum = _whole_number(where, "minimum", entry, 0)
     maximum = _whole_number(where, "maximum", entry, 1)
     if minimum > maximum:
         raise TopologyError(f"{where}: minimum={minimum} exceeds maximum={maximum}. Lower one or raise the other.")
-    if not isinstance(entry["spot"], bool):
-        raise TopologyError(f"{where}: spot={entry['spot']!r} is not true or false. Write one of them.")
+    for key in ("spot", "interruptible"):
+        if not isinstance(entry[key], bool):
+            raise TopologyError(f"{where}: {key}={entry[key]!r} is not true or false. Write one of them.")
     return Pool(
         name,
         _whole_number(where, "cpu_units", entry, 256, 16384),
@@ -234,8 +254,19 @@ def _pool(name: str, raw: object) -> Pool:
         minimum,
         maximum,
         _whole_number(where, "acceptable_wait_seconds", entry, 1),
+        _mean_task_seconds(where, entry["mean_task_seconds"]),
         entry["spot"],
+        entry["interruptible"],
     )
+
+
+def _mean_task_seconds(where: str, value: object) -> float:
+    if type(value) not in (int, float) or not 0 < value <= LONGEST_TIME_LIMIT_SECONDS:  # type: ignore[operator]
+        raise TopologyError(
+            f"{where}: mean_task_seconds={value!r} must be a number above 0, at most {LONGEST_TIME_LIMIT_SECONDS}. "
+            "Write how long a task of this pool takes on average; each task's log line has its duration_ms."
+        )
+    return float(value)  # type: ignore[arg-type]
 
 
 def _levels(raw: object, queues: Mapping[str, Queue]) -> dict[str, tuple[Level, ...]]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from serverless.broker import dead_letters, worker
+from serverless.broker import dead_letters, gate, worker
 from serverless.broker.desk import Desk
 from serverless.broker.holdings import Delivery, Holdings, State
 from serverless.broker.incoming import Message, Reader
@@ -60,6 +60,7 @@ class Consuming:
         self._ready: deque[tuple[Delivery, Message]] = deque()
         self._closed = False
         self._redrive_again_at = 0.0
+        gate.join(self)
         self.keeper.start()
         self.desk.start()
         self._at_exit = partial(_close, weakref.WeakMethod(self.close))
@@ -244,7 +245,7 @@ class Consuming:
     # The end ---------------------------------------------------------------------------------------------------------
 
     def release_unstarted(self) -> None:
-        """No consumer is left: hand back what Celery will not run any more, at once; what runs stays leased.
+        """Hand back what Celery is not to run any more, at once; what runs stays leased.
 
         A delivered message of which Celery made no request says nothing of its own.
         """
@@ -295,6 +296,7 @@ class Consuming:
         self._end_threads()
 
     def _end_threads(self) -> None:
+        gate.leave(self)
         self.settler.close()
         self.keeper.close()
         self.desk.close()

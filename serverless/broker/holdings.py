@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -32,7 +32,7 @@ class Delivery:
     receives: how often SQS has handed the message out, this time included.
     attributes: message attributes, as SQS gave them.
     task_id, eta: from the headers, once they are read; eta is a time.time().
-    renewed_at: time.monotonic() from when the present lease counts, for lease_seconds.
+    renewed_at: time.monotonic() from when the present lease counts, for lease_seconds. received_at: likewise.
     lost: its lease is gone, or was given up; it is not renewed.
     delivered: handed to Celery. begun: a process or thread of the pool has it. request: a weak reference to Celery's.
     kept: Celery has forgotten it, and its outcome is being recorded: whoever records it settles it.
@@ -64,6 +64,7 @@ class Delivery:
     request: Any = None
     missing_since: float | None = None
     max_receives: int | None = None
+    received_at: float = field(default_factory=time.monotonic)
 
     def begin(self) -> bool:
         """Note that the pool has it; False if it must not begin: it was given back, or its lease is over."""

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from serverless import aws
-from serverless.broker import worker
+from serverless.broker import gate, worker
 from serverless.broker.holdings import Delivery, Holdings
 from serverless.broker.options import MOST_ENTRIES, QueueOptions
 from serverless.broker.spells import Spell
@@ -169,6 +169,11 @@ class Receiver:
             self._stopped = True
             self._changed.notify_all()
 
+    def look_again(self) -> None:
+        """Something outside has changed that polls wait for."""
+        with self._changed:
+            self._changed.notify_all()
+
     def await_late_polls(self, seconds: float) -> int:
         """Wait for polls that are under way; how many are left."""
         deadline = time.monotonic() + seconds
@@ -236,7 +241,7 @@ class Receiver:
                     if other.queue.level > poller.queue.level:
                         other.passed_over += len(deliveries)
             over = self._is_over(poller)
-            room = 0 if over else self._room(poller, counting_listeners=False)
+            room = 0 if over or gate.is_closed() else self._room(poller, counting_listeners=False)
             kept, surplus = deliveries[:room], deliveries[room:]
             self._holdings.add(deliveries)
             if over:
@@ -295,7 +300,7 @@ class Receiver:
 
     def _permission(self, poller: Poller, now: float) -> tuple[int, int] | None:
         poller.begins_at = -1.0
-        if self._holdings.settling >= self.sqs.options.most_unacked:
+        if gate.is_closed() or self._holdings.settling >= self.sqs.options.most_unacked:
             return None
         if self._keeps_an_overdue_one_waiting(poller):
             return None

@@ -133,7 +133,8 @@ class Request(_Request):  # type: ignore[misc]
         elif isinstance(error, TimeLimitExceeded) and self._is_told_of_its_timeout:
             return  # on_timeout follows at once, which acknowledges only what is recorded
         else:
-            if isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt) and self._is_recorded:
+            is_lost = isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt)
+            if is_lost and self._is_recorded and not self._already_cancelled:
                 # Told before the message shows again, so that whoever gets it finds the way free.
                 self._tell_lost(str(error))
             super().on_failure(exc_info, send_failed_event, return_ok)
@@ -163,6 +164,13 @@ class Request(_Request):  # type: ignore[misc]
     @property
     def _is_told_of_its_timeout(self) -> bool:
         return not state.should_terminate and self._is_recorded and steward.current() is not None
+
+    def _announce_cancelled(self, emit_retry: bool = True) -> None:
+        """A cold stop has ended its process. Whoever gets its message, at once, is to find the way free."""
+        told = steward.current()
+        if told is not None and self._is_recorded:
+            told.cut_off(self.id, "its worker stopped, and had no more time for it", self._request_dict["holder"])
+        super()._announce_cancelled(emit_retry=emit_retry)
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         if not self._is_recorded or steward.current() is None:

@@ -53,6 +53,23 @@ def broken(path: str, value: object) -> dict:
         ("pools.idle", SHIPPED["pools"]["general"], 'pool "idle" consumes no queue'),
         ("pools.general.minimum", 11, "minimum=11 exceeds maximum=10"),
         ("pools.general.spot", "yes", "spot='yes' is not true or false"),
+        ("pools.general.interruptible", 1, "interruptible=1 is not true or false"),
+        (
+            "pools.datasets.interruptible",
+            False,
+            'pool "datasets": spot=true, and a task of queue "datasets" may run for 900 s, where Spot\'s notice leaves 100. '
+            "Lower the queue's time_limit_seconds, write spot=false, or accept that tasks are cut off and begun again: "
+            "interruptible=true.",
+        ),
+        (
+            "pools.general.mean_task_seconds",
+            0,
+            'pool "general": mean_task_seconds=0 must be a number above 0, at most 39600. Write how long',
+        ),
+        ("pools.general.mean_task_seconds", True, "mean_task_seconds=True must be a number above 0"),
+        ("pools.general.mean_task_seconds", float("nan"), "mean_task_seconds=nan must be a number above 0"),
+        ("pools.general.mean_task_seconds", "4", "mean_task_seconds='4' must be a number above 0"),
+        ("pools.general.mean_task_seconds", ..., 'the key "mean_task_seconds" is missing'),
         ("default_queue", "defualt", '"defualt" is not among the queues. Did you mean "default"?'),
         ("levels.default.high", [8, 9], "must cover 0 to 9, each once"),
         ("levels.default.high", [6, 9], "must cover 0 to 9, each once"),
@@ -135,3 +152,9 @@ def test_a_task_is_told_to_stop_before_it_is_killed(queue):
 @pytest.mark.parametrize(("name", "level"), [("high", 0), ("default", 1), ("low", 2), ("datasets", 0)])
 def test_levels_are_counted_from_the_most_urgent(name, level):
     assert TOPOLOGY.level(TOPOLOGY.queue(name)) == level
+
+
+def test_spot_needs_no_acceptance_where_every_task_fits_its_notice():
+    changed = broken("queues.datasets.time_limit_seconds", topology.LONGEST_SPOT_SECONDS)
+    changed["pools"]["datasets"]["interruptible"] = False
+    assert topology.parse(changed).pools["datasets"].spot

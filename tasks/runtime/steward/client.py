@@ -70,7 +70,9 @@ class Steward:
         self.ready = threading.Event()
         #: (task ids, stamped headers with their values).
         self.revocations: tuple[list[str], dict[str, list[str]]] = ([], {})
-        #: Called in the event loop when the two above have changed.
+        #: A release of which another worker of this pool has started since this one, "" for none.
+        self.newer_release = ""
+        #: Called in the event loop when the revocations have changed.
         self.on_ready: Callable[[], object] = lambda: None
         self._app = app
         self._facts = facts
@@ -104,6 +106,10 @@ class Steward:
     def lost(self, run_id: str, why: str, holder: str = "") -> None:
         """A child process died at a run. holder: of that attempt, so that a late report does not strike the next."""
         self._keep(partial(protocol.encode, "lost", run=run_id, why=why, holder=holder))
+
+    def cut_off(self, run_id: str, why: str, holder: str) -> None:
+        """A stop has ended a run that was at work, and its message goes back. As for `lost`, but no crash."""
+        self._keep(partial(protocol.encode, "return", run=run_id, why=why, holder=holder))
 
     def finish(self, kind: str, request: dict[str, Any], error: dict[str, Any], then: Callable[[], None]) -> None:
         """Record an outcome that only the main process saw; `then` is called in its event loop once that is durable.
@@ -332,6 +338,8 @@ class Steward:
                     self._soon(self._call_finished)
             case "command":
                 self._note_command(message["command"], message["body"])
+            case "newer":
+                self.newer_release = str(message["release"])
             case "ready":
                 if self._above is None:
                     self._above = message["above"]

@@ -37,6 +37,8 @@ _DATABASE_ERRORS = (OperationalError, InterfaceError, InternalError)
 
 #: A sign of life is written so often; sooner where leases are short, or when the worker begins to drain.
 _BEAT_SECONDS = 5.0
+#: How often it is asked for workers of a newer release; by workers whose own has a name.
+_RELEASES_SECONDS = 15.0
 #: How often the database is asked for commands, by one statement over an index.
 _LISTEN_SECONDS = 0.2
 #: How far back it looks for commands that were committed late, and how many it remembers for that.
@@ -140,6 +142,8 @@ class Steward:
         self._has_stopped = False
         self._renew_due = 0.0
         self._beat_due = 0.0
+        self._releases_due = 0.0
+        self._newer_release = ""
         self._listen_due = 0.0
         self._is_round = False
 
@@ -207,7 +211,7 @@ class Steward:
                 self._is_round = True
             case "reply":
                 self._replies.append(message)
-            case "lost" | "finish":
+            case "lost" | "return" | "finish":
                 self._outcomes.append((now, message, 0))
             case "stop":
                 self._is_stop = True
@@ -343,6 +347,20 @@ class Steward:
         fleet.beat(self._worker, sign, TOPOLOGY.lease_seconds, is_first=not self._has_beaten)
         self._has_beaten, self._is_draining = True, sign.is_draining
         self._beat_due = time.monotonic() + min(_BEAT_SECONDS, TOPOLOGY.lease_seconds / 4)
+        self._look_for_newer_release()
+
+    def _look_for_newer_release(self) -> None:
+        """Tell the worker that it is being replaced, so that it lets go of its container soon."""
+        from django_app.ledger import fleet
+
+        now = time.monotonic()
+        if now < self._releases_due or not _release():
+            return
+        self._releases_due = now + _RELEASES_SECONDS
+        found = fleet.newer_release(self._worker)
+        if found != self._newer_release:
+            self._newer_release = found
+            self._say("newer", release=found)
 
     def _send_replies(self) -> None:
         from django_app.ledger import fleet
@@ -429,8 +447,9 @@ class Steward:
     def _record(self, message: dict[str, Any]) -> None:
         from django_app.ledger import claims
 
-        if message["do"] == "lost":
-            claims.lose(message["run"], self._worker, message["why"], message["holder"])
+        if message["do"] in ("lost", "return"):
+            tell = claims.lose if message["do"] == "lost" else claims.give_back
+            tell(message["run"], self._worker, message["why"], message["holder"])
             return
         from tasks.runtime.reports import finish_for_main
 

@@ -6,6 +6,7 @@ To the steward:
     facts   {kind, concurrency, ...}         the worker lives; as fleet.Sign has it, but for what the steward measures
     renew   {runs}                           SQS has renewed the leases of these messages
     lost    {number, run, why, holder}       a child process died at a run
+    return  {number, run, why, holder}       a run was cut off, since the worker stops: it is no crash
     finish  {number, kind, request, error}   an outcome that only the worker's main process saw
     reply   {number, ticket, body}           an answer to a command; body: JSON
     stop    {}                               finish what is pending, note that the worker has stopped, and end
@@ -15,6 +16,7 @@ From the steward:
     ready    {above, ids, stamps}            what is revoked; above: the newest command when it began to listen
     command  {command, body}                 body: kombu's pidbox message, JSON
     done     {number}                        the database has it
+    newer    {release}                       of a worker of this pool that has started since, with another release
     alive    {}                              it has been round, whether the database answers or not
 
 What carries a number is said again to the next steward until it is done.
