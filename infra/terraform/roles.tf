@@ -4,6 +4,10 @@ locals {
   queue_arns       = [for queue in module.queue : queue.arn]
   dead_letter_arns = [for queue in module.queue : queue.dead_letters.arn]
   files_arn        = aws_s3_bucket.this["files"].arn
+  network_actions = [
+    "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface",
+    "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets", "ec2:UnassignPrivateIpAddresses",
+  ]
 }
 
 # The web side's function, named as zappa_settings.json names it.
@@ -67,8 +71,85 @@ resource "aws_iam_role_policy" "worker" {
   policy = data.aws_iam_policy_document.worker.json
 }
 
-# What both do.
+# What web, workers, one-off containers and sockets do alike.
+data "aws_iam_policy_document" "everybody" {
+  statement {
+    sid     = "ReadSettings"
+    actions = ["ssm:GetParametersByPath"]
+    resources = [
+      "arn:${local.partition}:ssm:${local.here}:parameter${local.settings_prefix}",
+      "arn:${local.partition}:ssm:${local.here}:parameter${local.settings_prefix}/*",
+    ]
+  }
+
+  statement {
+    sid     = "ReadSecrets"
+    actions = ["secretsmanager:GetSecretValue"]
+    resources = [
+      "arn:${local.partition}:secretsmanager:${local.here}:secret:${local.settings_prefix}/*",
+      # Of the database, which RDS keeps under a name of its own.
+      local.database_secret_arn,
+    ]
+  }
+
+  # AWS lets no secret be named for these two; a value comes only with the permission above.
+  statement {
+    sid       = "FindSecrets"
+    actions   = ["secretsmanager:BatchGetSecretValue", "secretsmanager:ListSecrets"]
+    resources = ["*"]
+  }
+
+  statement {
+    sid = "KeepSockets"
+    actions = [
+      "dynamodb:BatchGetItem", "dynamodb:BatchWriteItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem",
+    ]
+    resources = [aws_dynamodb_table.sockets.arn]
+  }
+
+  # POST pushes, DELETE closes.
+  statement {
+    sid       = "PushToSockets"
+    actions   = ["execute-api:ManageConnections"]
+    resources = [for method in ["POST", "DELETE"] : "${local.socket_arn}/${method}/@connections/*"]
+  }
+}
+
+# What a function in a network needs before it runs. AWS lets none of it be named; the refusal keeps our code, which has
+# the same role, from doing it: https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html
+data "aws_iam_policy_document" "function" {
+  #checkov:skip=CKV_AWS_111:AWS lets no network interface be named before it is there, and our own code is refused below
+  statement {
+    sid       = "JoinTheNetwork"
+    actions   = local.network_actions
+    resources = ["*"]
+  }
+
+  statement {
+    sid       = "NotByItsOwnCode"
+    effect    = "Deny"
+    actions   = local.network_actions
+    resources = ["*"]
+
+    condition {
+      test     = "ArnLike"
+      variable = "lambda:SourceFunctionArn"
+      values   = ["arn:${local.partition}:lambda:${local.here}:function:${local.name}*"]
+    }
+  }
+
+  # Lambda does it with the function's role, when an event has failed for good.
+  statement {
+    sid       = "KeepFailedEvents"
+    actions   = ["sqs:SendMessage"]
+    resources = [module.dead_letters["invocations"].arn]
+  }
+}
+
+# What web, workers and one-off containers do.
 data "aws_iam_policy_document" "shared" {
+  source_policy_documents = [data.aws_iam_policy_document.everybody.json]
+
   statement {
     sid       = "Enqueue"
     actions   = ["sqs:SendMessage"]
@@ -94,40 +175,10 @@ data "aws_iam_policy_document" "shared" {
     actions   = ["s3:ListBucket"]
     resources = [local.files_arn]
   }
-
-  statement {
-    sid     = "ReadSettings"
-    actions = ["ssm:GetParametersByPath"]
-    resources = [
-      "arn:${local.partition}:ssm:${local.here}:parameter${local.settings_prefix}",
-      "arn:${local.partition}:ssm:${local.here}:parameter${local.settings_prefix}/*",
-    ]
-  }
-
-  statement {
-    sid       = "ReadSecrets"
-    actions   = ["secretsmanager:GetSecretValue"]
-    resources = ["arn:${local.partition}:secretsmanager:${local.here}:secret:${local.settings_prefix}/*"]
-  }
-
-  # AWS lets no secret be named for these two; a value comes only with the permission above.
-  statement {
-    sid       = "FindSecrets"
-    actions   = ["secretsmanager:BatchGetSecretValue", "secretsmanager:ListSecrets"]
-    resources = ["*"]
-  }
-
-  statement {
-    sid = "KeepSockets"
-    actions = [
-      "dynamodb:BatchGetItem", "dynamodb:BatchWriteItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem",
-    ]
-    resources = [aws_dynamodb_table.sockets.arn]
-  }
 }
 
 data "aws_iam_policy_document" "web" {
-  source_policy_documents = [data.aws_iam_policy_document.shared.json]
+  source_policy_documents = [data.aws_iam_policy_document.shared.json, data.aws_iam_policy_document.function.json]
 
   statement {
     sid       = "WriteLogs"
@@ -146,13 +197,6 @@ data "aws_iam_policy_document" "web" {
     sid       = "RedriveDeadLetters"
     actions   = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"]
     resources = local.dead_letter_arns
-  }
-
-  # Lambda does it with the function's role, when an event has failed for good.
-  statement {
-    sid       = "KeepFailedEvents"
-    actions   = ["sqs:SendMessage"]
-    resources = [module.dead_letters["invocations"].arn]
   }
 
   statement {
@@ -174,6 +218,13 @@ data "aws_iam_policy_document" "web" {
     sid       = "ListSchedules"
     actions   = ["scheduler:ListSchedules"]
     resources = ["*"]
+  }
+
+  # The minute's sampler raises a pool's number where work waits and nobody runs.
+  statement {
+    sid       = "WakeWorkers"
+    actions   = ["ecs:DescribeServices", "ecs:UpdateService"]
+    resources = [for pool in keys(local.topology.pools) : "arn:${local.partition}:ecs:${local.here}:service/${local.name}/${pool}"]
   }
 
   statement {
@@ -205,6 +256,13 @@ data "aws_iam_policy_document" "worker" {
     resources = local.dead_letter_arns
   }
 
+  # A worker asks that scaling and deploys leave it alone while it holds messages.
+  statement {
+    sid       = "ProtectItself"
+    actions   = ["ecs:GetTaskProtection", "ecs:UpdateTaskProtection"]
+    resources = ["arn:${local.partition}:ecs:${local.here}:task/${local.name}/*"]
+  }
+
   # Mail with attachments goes as raw, which SES asks both for.
   statement {
     sid     = "SendMail"
@@ -212,6 +270,8 @@ data "aws_iam_policy_document" "worker" {
     resources = [
       "arn:${local.partition}:ses:${local.here}:identity/${var.mail_from}",
       "arn:${local.partition}:ses:${local.here}:identity/${split("@", var.mail_from)[1]}",
+      # Through which bounces are told.
+      "arn:${local.partition}:ses:${local.here}:configuration-set/${local.name}",
     ]
 
     condition {

@@ -3,7 +3,12 @@ locals {
 
   # What web and workers read alike as they start. What is named in an environment of its own is not repeated here: the
   # environment's value would win, and this one would only seem to count.
-  settings = merge(var.settings, { DEFAULT_FROM_EMAIL = "${var.mail_from_name} <${var.mail_from}>" })
+  settings = merge(
+    # Alarms look at these metrics.
+    { METRICS = "emf", METRICS_NAMESPACE = local.name },
+    var.settings,
+    { DEFAULT_FROM_EMAIL = "${var.mail_from_name} <${var.mail_from}>" },
+  )
 
   secrets = {
     SECRET_KEY = {

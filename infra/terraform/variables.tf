@@ -140,3 +140,178 @@ variable "secrets_version" {
     error_message = "secrets_version=${var.secrets_version} must be a whole number, 1 or more. Raise the last one by 1."
   }
 }
+
+variable "image" {
+  description = "Tag of the workers' image in this stage's repository; null until one was pushed, and nobody works."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.image == null || (can(regex("^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$", var.image)) && var.image != "latest")
+    error_message = "image=\"${coalesce(var.image, "null")}\" must be a tag of 1 to 128 letters, digits and ._-, one for each release: latest would be another image tomorrow. Push the image under its hash and name that."
+  }
+}
+
+variable "one_off_image" {
+  description = "Tag of the one-off container's image, where it comes before the workers': a release migrates first; null: the workers'."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.one_off_image == null || (can(regex("^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$", var.one_off_image)) && var.one_off_image != "latest")
+    error_message = "one_off_image=\"${coalesce(var.one_off_image, "null")}\" must be a tag such as image takes, of one release. Name the one that is about to be deployed."
+  }
+}
+
+variable "worker_architecture" {
+  description = "What the workers' image is built for: X86_64 or ARM64, which is a fifth cheaper."
+  type        = string
+  default     = "X86_64"
+  nullable    = false
+
+  validation {
+    condition     = contains(["X86_64", "ARM64"], var.worker_architecture)
+    error_message = "worker_architecture=\"${var.worker_architecture}\" is neither X86_64 nor ARM64. Name the one that the image is built for."
+  }
+}
+
+variable "package" {
+  description = "Key of the web package in the artifacts bucket, which the sockets' function runs as well; null until one was uploaded, and pages poll."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.package == null || can(regex("^[A-Za-z0-9][A-Za-z0-9/_.-]{0,200}[.]zip$", var.package))
+    error_message = "package=\"${coalesce(var.package, "null")}\" must be the key of a .zip in the artifacts bucket, as the deploy uploads it by its hash. Correct it."
+  }
+}
+
+variable "sockets_throttle" {
+  description = "Events of sockets a second (rate), and at once (burst), above which API Gateway refuses them."
+  type        = object({ rate = number, burst = number })
+  default     = { rate = 200, burst = 400 }
+  nullable    = false
+
+  validation {
+    condition     = var.sockets_throttle.rate >= 1 && var.sockets_throttle.rate <= 10000 && var.sockets_throttle.burst >= var.sockets_throttle.rate && var.sockets_throttle.burst <= 5000
+    error_message = "sockets_throttle=${jsonencode(var.sockets_throttle)}: rate must be 1 to 10000, and burst from rate to 5000, the account's own limits. Correct them."
+  }
+}
+
+variable "api_gateway_logs_role" {
+  description = "Whether the role is set here with which API Gateway writes logs; it is one of the whole account and region, so one stage sets it."
+  type        = bool
+  default     = true
+  nullable    = false
+}
+
+variable "mail_identity" {
+  description = "What SES is made to know: the domain of mail_from, its address alone, or none, where it is known already in this account and region, from which all stages may send."
+  type        = string
+  default     = "domain"
+  nullable    = false
+
+  validation {
+    condition     = contains(["domain", "address", "none"], var.mail_identity)
+    error_message = "mail_identity=\"${var.mail_identity}\" is none of domain, address, none. Take one."
+  }
+}
+
+variable "domain" {
+  description = "public_url's host as API Gateway's custom domain; null: it is API Gateway's own name, or somebody else's. zone_id: of Route 53, where records and certificate are made. certificate_arn: one that is there, in this region. web_api_id: Zappa's API, known after the first deploy."
+  type = object({
+    zone_id         = optional(string)
+    certificate_arn = optional(string)
+    web_api_id      = optional(string)
+  })
+  default = null
+
+  validation {
+    condition     = var.domain == null || try(var.domain.zone_id, null) != null || try(var.domain.certificate_arn, null) != null
+    error_message = "domain: without zone_id nobody can prove whose the name is, so certificate_arn must be given. Give one of them."
+  }
+
+  validation {
+    condition     = try(var.domain.zone_id, null) == null || can(regex("^Z[A-Z0-9]{1,31}$", var.domain.zone_id))
+    error_message = "domain.zone_id must be a hosted zone's id, such as Z0123456789ABCDEFGHIJ, not its name."
+  }
+
+  validation {
+    condition     = try(var.domain.certificate_arn, null) == null || can(regex("^arn:[a-z-]+:acm:${var.region}:[0-9]{12}:certificate/", var.domain.certificate_arn))
+    error_message = "domain.certificate_arn must be of ACM in region=${var.region}: a regional name takes no certificate of another region. Have one made there."
+  }
+
+  validation {
+    condition     = try(var.domain.web_api_id, null) == null || can(regex("^[a-z0-9]{10}$", var.domain.web_api_id))
+    error_message = "domain.web_api_id must be the id of Zappa's REST API, ten letters and digits, as `zappa status` tells it."
+  }
+
+  validation {
+    condition     = var.domain == null || !endswith(regex("^https://([^:/]+)", var.public_url)[0], ".amazonaws.com")
+    error_message = "domain: public_url=\"${var.public_url}\" is AWS's own name, for which nobody else gets a certificate. Give the site's name, or leave domain out."
+  }
+}
+
+variable "alarm_emails" {
+  description = "Who is told of alarms and of the budget. AWS asks each whether they agree."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for each in var.alarm_emails : can(regex("^[^@[:space:]]+@[a-z0-9-]+([.][a-z0-9-]+)+$", each))])
+    error_message = "alarm_emails: ${join(", ", [for each in var.alarm_emails : each if !can(regex("^[^@[:space:]]+@[a-z0-9-]+([.][a-z0-9-]+)+$", each))])} is no address. Correct it."
+  }
+}
+
+variable "runbooks" {
+  description = "Where docs/runbooks can be read by whoever is called: put before a page's name in each alarm."
+  type        = string
+  default     = "docs/runbooks"
+  nullable    = false
+
+  validation {
+    condition     = length(var.runbooks) > 0 && length(var.runbooks) <= 200 && !endswith(var.runbooks, "/")
+    error_message = "runbooks=\"${var.runbooks}\" must be 1 to 200 characters and not end with a slash, such as https://github.com/you/shop/blob/main/docs/runbooks."
+  }
+}
+
+variable "monthly_budget_usd" {
+  description = "Dollars a month, at whose forecast and at four fifths of which somebody is told; null: nobody is."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.monthly_budget_usd == null || try(var.monthly_budget_usd >= 1, false)
+    error_message = "monthly_budget_usd=${coalesce(var.monthly_budget_usd, 0)} must be 1 or more. Leave it out to be told of none."
+  }
+}
+
+variable "github_repository" {
+  description = "Repository whose workflow deploys this stage, such as you/shop; null: nobody deploys from GitHub."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.github_repository == null || can(regex("^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$", var.github_repository))
+    error_message = "github_repository=\"${coalesce(var.github_repository, "null")}\" must be owner/name, without wildcards: whoever it fits may deploy. Name one."
+  }
+}
+
+variable "make_github_provider" {
+  description = "Whether the account's provider for GitHub's tokens is made here; one stage of an account makes it."
+  type        = bool
+  default     = true
+  nullable    = false
+}
+
+variable "state_bucket" {
+  description = "Bucket of Terraform's states, which the workflow reads and writes this stage's in; needed with github_repository."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.github_repository == null || var.state_bucket != null
+    error_message = "state_bucket must be named with github_repository=\"${coalesce(var.github_repository, "null")}\": the workflow could not read the state. Name the bucket that `init` is given."
+  }
+}

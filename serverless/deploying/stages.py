@@ -120,6 +120,8 @@ def merged(name: str, stage: Json, outputs: Outputs, release: str) -> Json:
         settings["vpc_config"] = {
             "SubnetIds": list(outputs.subnet_ids),
             "SecurityGroupIds": list(outputs.security_group_ids),
+            # In a VPC a function has no public IPv4 address; Terraform's subnets always have IPv6 as well.
+            "Ipv6AllowedForDualStack": True,
         }
     if outputs.dead_letter_arn:
         settings["dead_letter_arn"] = outputs.dead_letter_arn

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,22 @@ from serverless.deploying import outputs as deploying_outputs
 from serverless.deploying.outputs import Outputs
 from serverless.local.cloud import ACCESS_KEY_ID, ACCOUNT_ID, REGION, SECRET_ACCESS_KEY
 from tests.conftest import ROOT
-from tests.infra import terraform
+from tests.infra import calls, terraform
 from tests.infra.terraform import Terraform
 
 ORIGIN = "https://dev.example.com"
 NAME = "cloudqueue-dev"
-VARIABLES = ("-var-file=envs/dev.tfvars", f"-var=region={REGION}", f"-var=public_url={ORIGIN}/dev")
+RELEASE = "a1b2c3d4"
+#: Of a stage that has been deployed, with all that may be asked for and that moto has.
+VARIABLES = (
+    *("-var-file=envs/dev.tfvars", f"-var=region={REGION}", f"-var=public_url={ORIGIN}/dev"),
+    *(f"-var=image={RELEASE}", f"-var=package=packages/{RELEASE}.zip", "-var=mail_from=reports@example.com"),
+    *("-var=database={proxy=true}", "-var=monthly_budget_usd=100", '-var=alarm_emails=["ops@example.com"]'),
+    *("-var=remote_shell=true", "-var=github_repository=you/shop", "-var=state_bucket=states"),
+)
+#: Of the environment, what a process of the local cloud must not be told: here is one address for everything, no
+#: Postgres, and nobody who holds sockets.
+ELSEWHERE = {"AWS_USE_DUALSTACK_ENDPOINT", "DATABASE_SECRET", "DATABASE_MAX_AGE_SECONDS", "SOCKETS_URL"}
 
 
 def arn_of(queue: str) -> str:
@@ -35,7 +45,8 @@ def run_cloud(folder: Path) -> Iterator[str]:
     """The local cloud, as it is provisioned for a laptop, with what Terraform needs; its address."""
     command = [sys.executable, "-m", "tests.infra.moto_for_terraform", "--origin", ORIGIN]
     with (folder / "cloud.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+        environment = {**os.environ, calls.VARIABLE: str(folder / "calls")}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -48,12 +59,18 @@ def run_cloud(folder: Path) -> Iterator[str]:
 
 @dataclass
 class Applied:
-    """A stage that Terraform has made. url: of the cloud. outputs: as a deploy reads them. said: by `apply` and `output`."""
+    """A stage that Terraform has made.
+
+    url: of the cloud. outputs: as a deploy reads them. said: by `apply` and `output`. calls: a file, see calls.py.
+    called: all actions that `apply` has asked for.
+    """
 
     stack: Terraform
     url: str
     outputs: Outputs
     said: str
+    calls: Path
+    called: set[str] = field(default_factory=set)
 
     def client(self, service: str) -> Any:
         return boto3.client(
@@ -89,7 +106,7 @@ class Applied:
         """Of a process of the stage: what the outputs say, an address, a database; the rest is read from SSM."""
         return {
             **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-            **self.outputs.environment,
+            **{name: value for name, value in self.outputs.environment.items() if name not in ELSEWHERE},
             **self.stack.variables,
             "AWS_REGION": REGION,
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -130,8 +147,10 @@ def applying(folder: Path) -> Iterator[Applied]:
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
         stack = terraform.copy(folder, variables)
-        made = Applied(stack, url, Outputs(), "")
+        made = Applied(stack, url, Outputs(), "", folder / "calls")
+        calls.take(made.calls)
         made.said = made.apply()
+        made.called = calls.take(made.calls)
         told = stack.outputs()
         made.outputs = deploying_outputs.parse(told, "outputs")
         made.said += told

@@ -10,6 +10,8 @@ import functools
 import json
 from typing import Any
 
+from tests.infra import calls, moto_apis, moto_services
+
 ALLOWED = "RedriveAllowPolicy"
 
 
@@ -22,6 +24,8 @@ def apply() -> None:
     _tell_redrive_as_it_was_set(Queue)
     _tell_who_may_dead_letter(Queue, SQSBackend)
     _keep_what_is_not_set(Queue)
+    moto_services.apply()
+    moto_apis.apply()
 
 
 def _pass_for_https(statement: Any, neutral: Any) -> None:
@@ -91,7 +95,13 @@ def _keep_what_is_not_set(queue: Any) -> None:
 
 
 if __name__ == "__main__":
+    from cheroot.server import HTTPServer
+
     from serverless.local import cloud
 
+    # The provider has connections of its own for each service, more than the ten that are kept. A call whose answer is lost
+    # with its connection is made again, and not each may be.
+    HTTPServer.keep_alive_conn_limit = 1000
     apply()
+    calls.record()
     cloud.main()

@@ -47,7 +47,7 @@ def require() -> None:
 
 @dataclass
 class Terraform:
-    """A copy of infra/terraform with the topology beside it.
+    """A copy of infra/terraform with what it reads beside it: the topology, and Zappa's settings.
 
     root: the copy of the repository's root. variables: of the environment of each command.
     """
@@ -110,6 +110,7 @@ def copy(folder: Path, variables: Mapping[str, str] | None = None) -> Terraform:
     shutil.copytree(HOME, made.home, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*"))
     made.topology.parent.mkdir()
     shutil.copy(ROOT / "tasks" / "topology.json", made.topology)
+    shutil.copy(ROOT / "zappa_settings.json", folder)
     (made.home / "backend_override.tf").write_text(_LOCAL_STATE)
     made.init()
     return made

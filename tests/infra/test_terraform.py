@@ -54,11 +54,12 @@ def test_its_own_tests_pass(stack, name):
 
 def test_each_validation_has_a_run_that_fails_it():
     """Counted by the variable's name, which is all that a run says of it."""
-    said = "".join(path.read_text() for path in (HOME / "tests").glob("*.tftest.hcl"))
-    refused = Counter(re.findall(r"expect_failures = \[var\.(\w+)\]", said))
+    runs = "".join(path.read_text() for path in (HOME / "tests").glob("*.tftest.hcl"))
+    refused = Counter(re.findall(r"expect_failures = \[var\.(\w+)\]", runs))
     validations: Counter[str] = Counter()
     for folder in (HOME, *MODULES):
-        for block in re.split(r"^variable ", (folder / "variables.tf").read_text(), flags=re.MULTILINE)[1:]:
+        said = "".join(path.read_text() for path in folder.glob("*variables.tf"))
+        for block in re.split(r"^variable ", said, flags=re.MULTILINE)[1:]:
             validations[block.split('"')[1]] += block.count("validation {")
     assert not validations - refused
 
@@ -100,10 +101,26 @@ def test_whatever_is_declared_is_described_and_typed(path):
         assert kind == "output" or re.search(r"^  type += ", rest, re.MULTILINE), rest
 
 
-def test_each_output_that_a_deploy_reads_is_declared_or_comes_with_the_network():
+def test_each_output_that_a_deploy_reads_is_declared():
     declared = set(re.findall(r'^output "(\w+)"', (HOME / "outputs.tf").read_text(), re.MULTILINE))
     read = {"region", "artifacts_bucket", "public_url", "static_bucket", "static_url", *NAMES.values()}
-    assert read - declared == {"web_subnet_ids", "web_security_group_ids"}
+    assert read <= declared
+
+
+def test_each_alarm_has_its_runbook_and_each_runbook_its_alarm():
+    said = (HOME / "alarms.tf").read_text()
+    chosen = " ".join(re.findall(r"^\s+runbook\s+= (.+)$", said, re.MULTILINE))
+    named = set(re.findall(r'(?<!\[)"([a-z-]+)"', chosen))
+    assert len(named) > 15
+    pages = {path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md")} - {"README"}
+    assert pages == named
+    assert named == set(re.findall(r"`([a-z-]+)`", runbooks_of_the_page()))
+
+
+def runbooks_of_the_page() -> str:
+    """The first cells of the table of docs/terraform.md."""
+    table = (ROOT / "docs" / "terraform.md").read_text().partition("| runbook | of |")[2].partition("\n\n")[0]
+    return " ".join(re.findall(r"^\| (.+?) \|", table, re.MULTILINE))
 
 
 def test_each_stage_of_zappa_has_its_variables_and_its_state():

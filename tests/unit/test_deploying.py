@@ -104,7 +104,11 @@ def test_what_terraform_made_is_merged():
         "PUBLIC_URL": "https://site.example",
         "RELEASE": "abc123",
     }
-    assert found["vpc_config"] == {"SubnetIds": ["subnet-1", "subnet-2"], "SecurityGroupIds": ["sg-1"]}
+    assert found["vpc_config"] == {
+        "SubnetIds": ["subnet-1", "subnet-2"],
+        "SecurityGroupIds": ["sg-1"],
+        "Ipv6AllowedForDualStack": True,
+    }
     assert (found["aws_region"], found["s3_bucket"]) == ("eu-central-1", "artifacts")
     assert found["dead_letter_arn"].endswith(":dead")
     assert found["role_name"] == "cloudqueue-dev-web"
