@@ -83,7 +83,8 @@ QUEUE_URL_PREFIX: str = _env.str("QUEUE_URL_PREFIX", default="")
 
 #: Management commands that may be run in a function, comma-separated. Default: those that deploys and operators need.
 LAMBDA_COMMANDS: list[str] = _env.list(
-    "LAMBDA_COMMANDS", default=["check", "clearsessions", "housekeeping", "migrate", "schedules", "showmigrations"]
+    "LAMBDA_COMMANDS",
+    default=["check", "clearsessions", "doctor", "housekeeping", "migrate", "schedules", "showmigrations"],
 )
 
 #: Celery's broker URL. Default: SQS with the process's AWS credentials.

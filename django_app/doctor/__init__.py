@@ -1,0 +1,1 @@
+"""What only a live system shows, found by `manage.py doctor`, which changes nothing. See docs/doctor.md."""
