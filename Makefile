@@ -33,8 +33,9 @@ check: setup ## Lint, types, architecture
 	SECRET_KEY=check $(BIN)/mypy
 	$(BIN)/lint-imports
 
-nightly: setup ## What is too long for CI: a file of a gigabyte, half an hour of random faults
+nightly: setup ## What is too long for CI: a file of a gigabyte, half an hour of random faults, all faults on SQLite
 	@$(BIN)/python -m pytest -m nightly tests
+	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "faults and not broker" tests
 
 simulate: setup ## Simulate scaling under load, as docs/scaling.md shows it; OPTIONS="--shape burst --seed 1"
 	@$(BIN)/python -m tests.bench.simulation $(OPTIONS)

@@ -23,6 +23,8 @@ from tests.faults.shop import Shop, lease_of, open_shop
 from tests.waiting import wait_for
 from tests.websocket_api import STAGE, Connections, make_table
 
+pytestmark = pytest.mark.faults
+
 TASKS = """
 import time
 
