@@ -27,7 +27,7 @@ from django_app.ledger.states import FINAL, State
 PAGE = 50
 MOST_A_PAGE = 200
 #: Runs that one page looks through; fewer where their arguments are searched.
-WINDOW, SEARCH_WINDOW = 5000, 1000
+WINDOW, SEARCH_WINDOW = 5000, 500
 MOST_COUNTED = 1000
 #: Fields with an index of their own, each with the time that it goes by.
 _INDEXED = {
@@ -43,8 +43,8 @@ _INDEXED = {
 _BADLY = (State.FAILED, State.DEAD)
 #: How far back failures are looked for, if nothing is said.
 FAILURES_AGE = "24h"
-#: Failures of one state that are sorted by fingerprint.
-MOST_FAILURES = 2000
+#: Failures of one state that are sorted by fingerprint; runs of one tenant or person among which they are looked for.
+MOST_FAILURES, FAILURES_WINDOW = 2000, 4000
 _MOST_RELATED = 100
 _MOST_ATTEMPTS = 50
 _MOST_WORKERS = 500
@@ -262,7 +262,7 @@ def failures(access: Access, since: datetime.datetime, most: int = 100) -> Failu
     looked: list[QuerySet[Run]]
     if scope:
         looked = [Run.objects.filter(created_at__gte=since, **scope).order_by("-created_at")]
-        size = WINDOW
+        size = FAILURES_WINDOW
     else:
         looked = [Run.objects.filter(state=state, created_at__gte=since).order_by("-created_at") for state in _BADLY]
         size = MOST_FAILURES

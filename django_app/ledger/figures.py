@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from django.db.models import Count, F, Min, Q, Sum
 
 from django_app.ledger.models import QueueSample, Run, Worker
-from django_app.ledger.services import PUBLISH_AHEAD
+from django_app.ledger.services import PUBLISH_AHEAD, PUBLISH_CLAIM
 from django_app.ledger.states import FINAL, State
 
 MOST_COUNTED = 10_000
 #: Failures that are sorted by their fingerprints.
 _MOST_FAILURES = 1000
+#: Runs among which the one that waits longest to be published is looked for.
+_MOST_DUE = 2000
 #: A sample that is older says nothing about now.
 _SAMPLE_LASTS = datetime.timedelta(minutes=10)
 #: A lost worker is told of for so long.
@@ -72,11 +74,14 @@ def finished(queues: Sequence[str], since: datetime.datetime) -> dict[tuple[str,
 def publish_lag_seconds(now: datetime.datetime) -> float:
     """How long the oldest run that is due waits to be published; 0 where none does.
 
-    It is looked for among the MOST_COUNTED oldest that are pending.
+    It is looked for among the _MOST_DUE whose turn to be published comes first: of runs that are due later there may be
+    millions.
     """
-    pending = Run.objects.filter(state=State.PENDING).order_by("created_at")[:MOST_COUNTED]
+    # Whoever publishes a run claims it for so long, and a little more.
+    turn = now + 2 * PUBLISH_CLAIM
+    pending = Run.objects.filter(state=State.PENDING, publish_claimed_until__lte=turn)
     at_once = Q(not_before=None) | Q(not_before__lte=F("created_at") + PUBLISH_AHEAD)
-    found = pending.aggregate(
+    found = pending.order_by("publish_claimed_until")[:_MOST_DUE].aggregate(
         soon=Min("created_at", filter=at_once),
         later=Min("not_before", filter=~at_once),
     )

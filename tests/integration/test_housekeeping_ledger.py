@@ -508,7 +508,7 @@ def test_a_round_tells_cloudwatch_of_the_queues_and_of_itself(now, settings, cap
     settings.METRICS = "emf"
     monkeypatch.setattr(queue_stats, "stats", one(depth=3, in_flight=2, dead=4))
     make("waits", State.QUEUED, now, since=90 * SECOND)
-    make("stuck", State.PENDING, now, since=5 * MINUTE, publish_claimed_until=now + HOUR)
+    make("stuck", State.PENDING, now, since=5 * MINUTE, publish_claimed_until=now + services.PUBLISH_CLAIM)
     housekeeping.run(now)
     lines = capsys.readouterr().out.splitlines()
     assert [faults(line) for line in lines] == [[], []]
@@ -537,6 +537,15 @@ def test_how_late_publishing_is_counts_from_when_a_run_was_due(now):
     make("due", State.PENDING, now, since=HOUR, not_before=now + services.PUBLISH_AHEAD - 2 * MINUTE)
     assert figures.publish_lag_seconds(now) == 120.0
     make("at once", State.PENDING, now, since=3 * MINUTE)
+    assert figures.publish_lag_seconds(now) == 180.0
+
+
+def test_runs_of_a_far_time_hide_none_that_is_due(now, monkeypatch):
+    monkeypatch.setattr(figures, "_MOST_DUE", 2)
+    for number in range(3):
+        claimed = now + DAY - services.PUBLISH_AHEAD
+        make(f"far {number}", State.PENDING, now, since=HOUR, not_before=now + DAY, publish_claimed_until=claimed)
+    make("at once", State.PENDING, now, since=3 * MINUTE, publish_claimed_until=now + services.PUBLISH_CLAIM)
     assert figures.publish_lag_seconds(now) == 180.0
 
 
