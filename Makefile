@@ -24,8 +24,9 @@ lambda: setup ## The same, with the web side as Lambda runs it; DOOR=http, rest,
 demo: setup ## Run the main job on 336,776 flights without a browser
 	@exec $(BIN)/python -m serverless.local.demo
 
+# By the number of tests in them, files that are few and slow would come last, one core idle.
 test: setup ## Run the tests that need nothing but pip
-	@$(BIN)/python -m pytest -n auto --dist loadfile tests
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder tests
 
 check: setup ## Lint, types, architecture
 	$(BIN)/ruff format --check .

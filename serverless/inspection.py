@@ -95,7 +95,8 @@ class Quota:
 def is_aws() -> bool:
     """Whether the endpoint is AWS's own, not a local cloud's."""
     host = urlsplit(_client("sqs").meta.endpoint_url).hostname or ""
-    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    # The last two are those of AWS_USE_DUALSTACK_ENDPOINT.
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".api.amazonwebservices.com.cn"))
 
 
 def identity(clock: Callable[[], float] = time.time) -> Identity:

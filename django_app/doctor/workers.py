@@ -6,7 +6,6 @@ import datetime
 from collections import defaultdict
 from collections.abc import Iterator
 
-from django.conf import settings
 from django.db.models import Q
 
 from django_app.doctor.findings import Finding, error, warning
@@ -65,9 +64,9 @@ def _lost(this: Examination) -> Iterator[Finding]:
 
 
 def _other_releases(at_work: list[Worker]) -> Iterator[Finding]:
-    """By this process's own release; where it has none, by the youngest worker's."""
+    """By the youngest worker's release: the web side's is named after its package, and so is another."""
     youngest = max(at_work, key=lambda worker: worker.started_at, default=None)
-    wanted = settings.RELEASE or (youngest.release if youngest else "")
+    wanted = youngest.release if youngest else ""
     others: dict[str, list[str]] = defaultdict(list)
     for worker in at_work:
         if wanted and worker.release != wanted:
@@ -77,7 +76,6 @@ def _other_releases(at_work: list[Worker]) -> Iterator[Finding]:
             "D132",
             f"workers {names(found)}",
             f'release "{release}"',
-            f'release "{wanted}", as this process or the youngest worker has; a deploy replaces workers as their work '
-            "is done",
+            f'release "{wanted}", as the youngest worker has; a deploy replaces workers as their work is done',
             "wait for the deploy to end; if there is none: make deploy",
         )

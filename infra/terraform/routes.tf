@@ -11,10 +11,11 @@ locals {
     secretsmanager = { callers = ["web", "worker", "sockets"], has_gateway = false, has_ipv6 = true }
     scheduler      = { callers = ["web"], has_gateway = false, has_ipv6 = true }
     ecs            = { callers = ["web"], has_gateway = false, has_ipv6 = true }
-    ses            = { callers = ["worker"], has_gateway = false, has_ipv6 = true }
+    ses            = { callers = ["web", "worker"], has_gateway = false, has_ipv6 = true }
     execute-api    = { callers = ["web", "worker", "sockets"], has_gateway = false, has_ipv6 = true }
     ecr            = { callers = ["platform"], has_gateway = false, has_ipv6 = true }
     logs           = { callers = ["platform"], has_gateway = false, has_ipv6 = true }
+    sts            = { callers = ["web", "worker"], has_gateway = false, has_ipv6 = true }
     ssmmessages    = { callers = var.remote_shell ? ["worker"] : [], has_gateway = false, has_ipv6 = false }
   }
 

@@ -92,9 +92,23 @@ def _guard_the_pool(controller: Any) -> None:
 
     process = controller._process_task
 
+    owed, is_busy = 0, False
+
     def free_the_slot() -> None:
-        if getattr(controller.pool, "uses_semaphore", False):
-            controller._quick_release()
+        """One at a time: a slot goes to a waiting task at once, which may be another that gives it back."""
+        nonlocal owed, is_busy
+        if not getattr(controller.pool, "uses_semaphore", False):
+            return
+        owed += 1
+        if is_busy:
+            return
+        is_busy = True
+        try:
+            while owed:
+                owed -= 1
+                controller._quick_release()
+        finally:
+            is_busy = False
 
     def guarded(request: Any) -> None:
         seconds = _seconds_too_early(request)

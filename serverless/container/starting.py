@@ -60,6 +60,9 @@ def read_settings(patience_seconds: float, monotonic: Callable[[], float] = time
         if monotonic() + pause > deadline:
             raise failure
         say("start_waits", "warning", failure, again_in_seconds=round(pause, 1))
+        if liveness_file := os.environ.get("LIVENESS_FILE"):
+            # Good for longer than the longest pause.
+            _say_that_we_live(liveness_file)
         time.sleep(pause)
 
 

@@ -21,6 +21,7 @@ from celery.worker.state import task_ready
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from serverless.broker import worker as broker_worker
 from tasks.runtime import steward, verdicts
 
 log = logging.getLogger(__name__)
@@ -164,6 +165,16 @@ class Request(_Request):  # type: ignore[misc]
     @property
     def _is_told_of_its_timeout(self) -> bool:
         return not state.should_terminate and self._is_recorded and steward.current() is not None
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """End its process, since the worker stops and has no more time for it.
+
+        By KILL: the run is given away in this very call, and TERM is heard between two bytecodes only, so never while a
+        library is at work.
+        """
+        if signal is None and self._is_recorded and broker_worker.stopping():
+            signal = "KILL"
+        super().cancel(pool, signal, emit_retry)
 
     def _announce_cancelled(self, emit_retry: bool = True) -> None:
         """A cold stop has ended its process. Whoever gets its message, at once, is to find the way free."""

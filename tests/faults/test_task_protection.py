@@ -26,7 +26,7 @@ from tests.waiting import wait_for
 pytestmark = pytest.mark.faults
 
 TASKS = """
-import os, time
+import os, signal, time
 from celery import shared_task
 from tests.faults.shop import trace
 
@@ -36,6 +36,15 @@ def work(self, number, seconds=0.0):
     trace("began", self.request.id, number)
     time.sleep(seconds)
     trace("ran", self.request.id, number)
+
+
+@shared_task(bind=True)
+def deaf(self, seconds):
+    # As within a library that is at work, where no signal is heard.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    trace("began", self.request.id)
+    time.sleep(seconds)
+    trace("ran", self.request.id)
 
 
 @shared_task(bind=True)
@@ -281,6 +290,18 @@ def test_what_does_not_fit_into_the_stop_timeout_is_cut_off_and_goes_back_at_onc
     # Whoever gets it may begin at once, and need not wait for the end of a lease; a deploy is no crash.
     run = clerk.do("Run.objects.values('state', 'crashes', 'lease_until', 'past_attempts__outcome').get()")
     assert run == {"state": "queued", "crashes": 0, "lease_until": None, "past_attempts__outcome": "returned"}
+
+
+def test_nobody_is_at_work_on_a_run_that_is_given_back(shop, clerk):
+    clerk.do("deaf.delay(120.0).id")
+    worker = start_container(shop, "--stop-timeout=8")
+    wait_for(lambda: running(shop) == 1, "the task")
+    child = psutil.Process(shop.traces("began")[0].pid)
+    worker.tell(signal.SIGTERM)
+    wait_for(lambda: clerk.do("Run.objects.get().state") == "queued", "that it is given back", 60)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert worker.process.wait(60) == 0
+    assert visible(shop) == 1
 
 
 def test_a_second_sigterm_cuts_nothing_off(shop, clerk):

@@ -325,10 +325,12 @@ def test_a_check_that_is_silenced_is_silent_here_too(settings):
     assert "cloudqueue.W015" not in found("checks")
 
 
-def test_what_production_must_not_have_is_asked_where_the_cloud_is_aws(settings, monkeypatch):
+@pytest.mark.parametrize("is_dual_stack", ["true", "false"])
+def test_what_production_must_not_have_is_asked_where_the_cloud_is_aws(settings, monkeypatch, is_dual_stack):
     settings.DEBUG = False
     assert "cloudqueue.E024" not in found("checks")
     monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_USE_DUALSTACK_ENDPOINT", is_dual_stack)
     aws.forget_clients()
     assert inspection.is_aws()
     assert "cloudqueue.E024" in found("checks")
@@ -674,15 +676,14 @@ def test_a_worker_that_ended_as_it_should_is_no_finding():
 
 
 def test_workers_of_another_release_are_told(settings):
+    # The web side's is named after its package.
+    settings.RELEASE = "9f2c"
     a_worker("a@box", release="1", started_at=ago(hours=2))
     a_worker("b@box", release="2")
     a_worker("c@box", release="1", state="draining")
     finding = found("workers")["D132"]
     assert (finding.thing, finding.value) == ("workers a@box", 'release "1"')
     assert finding.rule.startswith('release "2"')
-    settings.RELEASE = "3"
-    done = next(running.examine(["workers"], SECONDS))
-    assert [each.value for each in done.findings] == ['release "1"', 'release "2"']
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
