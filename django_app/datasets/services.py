@@ -210,7 +210,9 @@ def parts(dataset: Dataset, most: int) -> tuple[list[Chunk], dict[str, int]]:
         before = dataset.sequence
         dataset.refresh_from_db(fields=["sequence", "state", "problem"])
         if dataset.sequence == before:
-            break
+            return found
+    # No part is older than the number that it is shown under.
+    dataset.sequence = before
     return found
 
 

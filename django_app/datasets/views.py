@@ -161,7 +161,7 @@ def delete(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 
 def _context(dataset: Dataset) -> dict[str, Any]:
-    report: Report | None = getattr(dataset, "report", None)
-    current = report if report and report.built_at and report.generation == dataset.generation else None
     chunks, progress = services.parts(dataset, 400)
-    return {"dataset": dataset, "report": current, "chunks": chunks, "progress": progress}
+    # After the parts, which may have found a later state: a page that says Ready has the report.
+    report = Report.objects.filter(dataset=dataset, generation=dataset.generation, built_at__isnull=False).first()
+    return {"dataset": dataset, "report": report, "chunks": chunks, "progress": progress}

@@ -67,8 +67,9 @@ def examine(this: Examination, topology: Topology = TOPOLOGY) -> Iterator[Findin
 
 def _connections(this: Examination, topology: Topology) -> Iterator[Finding]:
     most, used = _limit_and_use()
-    # A child of a worker has one while it works, and its steward one.
-    needed = {name: pool.maximum * (pool.concurrency + 1) for name, pool in topology.pools.items()}
+    # A child of a worker has one while it works, and its steward one; each a second while it tells those who watch.
+    each = 2 if settings.SOCKETS_URL else 1
+    needed = {name: each * pool.maximum * (pool.concurrency + 1) for name, pool in topology.pools.items()}
     all_needed = sum(needed.values())
     this.tell(f"{used} of {most} connections in use, {all_needed} wanted by all workers at their maximum")
     if used >= most * _CONNECTIONS_SHARE:

@@ -31,8 +31,8 @@ from django_app.ledger.states import FINAL, State
 
 #: As long as a socket lives: API Gateway closes each two hours after it was opened.
 WATCHED = datetime.timedelta(minutes=130)
-#: A mark is renewed when less than this is left of it.
-_RENEWED = WATCHED / 2
+#: A mark is renewed when less than this is left of it: it outlasts any socket that opens now.
+_RENEWED = WATCHED - datetime.timedelta(minutes=10)
 #: The name of the console's feed.
 _CONSOLE = "console"
 #: Which of the console's pages a changed run concerns.

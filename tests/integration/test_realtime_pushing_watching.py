@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
@@ -327,7 +328,7 @@ def test_a_receiver_that_raises_harms_nobody():
 # Watching ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_watch_ends_after_some_time_and_is_renewed_when_less_than_half_is_left(told):
+def test_a_watch_ends_after_some_time_and_outlasts_any_socket_that_opens_while_it_is_watched(told):
     claim = begun()
 
     def writes() -> int:
@@ -336,7 +337,7 @@ def test_a_watch_ends_after_some_time_and_is_renewed_when_less_than_half_is_left
         return Run.objects.get(pk=claim.run_id).watched_until != before
 
     assert [writes(), writes()] == [1, 0]
-    left = watching.WATCHED / 2 - MINUTE
+    left = watching._RENEWED - MINUTE
     Run.objects.update(watched_until=timezone.now() + left)
     assert writes()
     Run.objects.update(watched_until=timezone.now() - MINUTE)
@@ -405,6 +406,11 @@ def pulsed(seconds_ago: float) -> None:
     Feed.objects.update(pulsed_at=timezone.now() - datetime.timedelta(seconds=seconds_ago))
 
 
+def told_just_now() -> None:
+    """The second has just begun, and lasts, however slow this machine is."""
+    pulsed(-3600)
+
+
 def test_where_nobody_watches_nothing_is_pulsed():
     assert watching.pulse() == (None, False)
     watching.watch_console()
@@ -418,6 +424,7 @@ def test_of_changes_within_a_second_the_first_is_told_and_one_process_tells_when
     watching.watch_console()
     pulsed(10)
     assert watching.pulse() == (1, False)
+    told_just_now()
     assert [watching.pulse() for _ in range(3)] == [(None, True), (None, False), (None, False)]
     assert watching.pay() is None, "the second is not over"
     pulsed(watching.PULSE_SECONDS + 0.01)
@@ -430,6 +437,7 @@ def test_whoever_comes_after_the_second_pays_what_others_owe():
     watching.watch_console()
     pulsed(10)
     watching.pulse()
+    told_just_now()
     assert watching.pulse() == (None, True)
     pulsed(5)
     assert watching.pulse() == (2, False)
@@ -439,18 +447,26 @@ def test_whoever_comes_after_the_second_pays_what_others_owe():
 
 def test_of_many_at_once_one_tells_and_one_owes():
     watching.watch_console()
+    for _ in range(10):
+        Feed.objects.update(is_owed=False)
+        pulsed(10)
+        before, began = Feed.objects.get().sequence, time.monotonic()
+        found = at_once(8, lambda _: watching.pulse())
+        # On a machine that is slow the second may be over before the last has asked.
+        if time.monotonic() - began < 0.9 * watching.PULSE_SECONDS:
+            break
+    assert sorted(found, key=str) == [(before + 1, False), *[(None, False)] * 6, (None, True)]
     pulsed(10)
-    found = at_once(8, lambda _: watching.pulse())
-    assert sorted(found, key=str) == [(1, False), *[(None, False)] * 6, (None, True)]
-    pulsed(10)
-    assert sorted(at_once(8, lambda _: watching.pay()), key=str) == [2, *[None] * 7]
+    assert sorted(at_once(8, lambda _: watching.pay()), key=str) == [before + 2, *[None] * 7]
 
 
 def test_what_a_process_owed_that_is_gone_is_told_by_the_housekeeping(told):
     watching.watch_console()
     pulsed(10)
     watching.pulse()
+    told_just_now()
     watching.pulse()
+    pulsed(10)
     housekeeping.run(timezone.now())
     assert told.console == 1
     Feed.objects.update(is_owed=False)
@@ -474,7 +490,9 @@ def test_the_beginning_of_a_watch_is_owed_since_a_change_may_have_missed_it(told
     Feed.objects.update(is_owed=False, watched_until=timezone.now() - MINUTE)
     watching.watch_console()
     assert Feed.objects.get().is_owed
-    Feed.objects.update(is_owed=False, watched_until=F("watched_until") - watching.WATCHED / 2 - MINUTE)
+    Feed.objects.update(
+        is_owed=False, watched_until=F("watched_until") - (watching.WATCHED - watching._RENEWED) - MINUTE
+    )
     watching.watch_console()
     assert not Feed.objects.get().is_owed, "it has not ended in between"
     assert Feed.objects.get().watched_until > timezone.now() + watching.WATCHED - MINUTE

@@ -138,7 +138,7 @@ def test_a_viewer_sees_the_first_and_the_last_and_at_most_two_a_second(watched):
     assert states[1] == "running"
     assert set(states[2:-1]) == {"running"}
     # The first, which the claim's own may have been told with, and the last.
-    assert (told[1]["done"] or 1) < 20
+    assert (told[1]["done"] or 1) < 60
     assert (told[-1]["state"], told[-1]["done"], told[-1]["total"]) == ("succeeded", 60, 60)
     assert len(told) <= 3 + (time.monotonic() - began) / 0.5
     assert "Traceback" not in worker.text()

@@ -15,6 +15,7 @@ import pytest
 import structlog
 
 from django_app.realtime.pushing.pusher import Pusher
+from django_app.realtime.pushing.waiting import Waiting
 from tests.waiting import wait_for
 
 MOMENT = 0.05
@@ -51,10 +52,10 @@ def pushes() -> Iterator[Pushes]:
     made = Pushes()
     yield made
     made.gate.set()
-
-
-def pushers() -> int:
-    return sum(thread.name == "pusher" for thread in threading.enumerate())
+    with made.pusher._changed:
+        # No thread of this one is left to the tests that come after.
+        made.pusher._waiting, made.pusher._idle_seconds = Waiting(1), 0.0
+        made.pusher._changed.notify_all()
 
 
 def test_what_is_pushed_runs_in_one_thread_that_is_not_the_callers(pushes):
@@ -81,7 +82,7 @@ def test_a_push_that_hangs_keeps_nobody_waiting_and_what_comes_meanwhile_is_coal
 def test_what_raises_is_tried_again_and_stops_no_other(pushes):
     pushes.soon("bad")
     pushes.soon("good")
-    wait_for(lambda: pushes.done.count("bad") == 2, "another try")
+    wait_for(lambda: pushes.done.count("bad") >= 2, "another try")
     assert pushes.done.count("good") == 1
 
 
@@ -92,7 +93,7 @@ def test_the_thread_outlives_whatever_is_raised(pushes):
 
     pushes.pusher.soon("cancelled", cancel, every_seconds=0.0)
     pushes.soon("good")
-    wait_for(lambda: "good" in pushes.done and pushes.done.count("cancelled") == 2, "both")
+    wait_for(lambda: "good" in pushes.done and pushes.done.count("cancelled") >= 2, "both")
 
 
 def test_failures_are_told_once_a_minute_and_not_each(pushes):
@@ -132,10 +133,9 @@ def test_flush_waits_for_no_patient_push(pushes):
 
 def test_the_thread_ends_when_it_is_idle_and_begins_anew():
     pushes = Pushes(idle_seconds=0.0)
-    before = pushers()
     for number in range(3):
         pushes.soon("a", number)
-        wait_for(lambda: pushers() == before, "the end of the thread")
+        wait_for(lambda: pushes.pusher._thread is None, "the end of the thread")
         assert len(pushes.released) == number + 1
     assert pushes.done == [0, 1, 2]
 

@@ -85,7 +85,7 @@ def _push_console(topics: Sequence[str], **_: Any) -> None:
 def _pulse(topics: Sequence[str]) -> None:
     sequence, is_later = watching.pulse()
     if sequence is not None:
-        _announce("console_changed", topics, sequence)
+        _tell_console(topics, sequence)
     if is_later:
         pay = partial(_pay, topics)
         pusher.soon("console's debt", pay, every_seconds=0.0, after_seconds=_OWED_SECONDS, is_patient=True)
@@ -94,7 +94,13 @@ def _pulse(topics: Sequence[str]) -> None:
 def _pay(topics: Sequence[str]) -> None:
     sequence = watching.pay()
     if sequence is not None:
-        _announce("console_changed", topics, sequence)
+        _tell_console(topics, sequence, is_patient=True)
+
+
+def _tell_console(topics: Sequence[str], sequence: int, *, is_patient: bool = False) -> None:
+    """A push of its own, which is tried again by itself: what was owed is noted as paid already."""
+    tell = partial(_announce, "console_changed", topics, sequence)
+    pusher.soon("console's message", tell, every_seconds=0.0, is_patient=is_patient)
 
 
 def _announce(name: str, *arguments: Any) -> None:

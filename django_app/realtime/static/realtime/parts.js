@@ -52,7 +52,8 @@ export function keepFresh({ judge = () => "take", onShown = () => {} } = {}) {
     // Whoever comes back to the page is shown it anew.
     if (!part || document.hidden) return;
     askedAt = performance.now();
-    if (isInUse(part)) refresh();
+    // htmx would drop what is asked for while an answer is on its way that replaces the part.
+    if (isInUse(part) || part.classList.contains("htmx-request")) refresh();
     else window.htmx?.trigger(part, "seen");
   }
 
