@@ -13,7 +13,7 @@ import structlog
 from serverless.broker import gate, worker
 from serverless.broker.spells import Spell
 from serverless.container import agent
-from serverless.container.protection import Facts, Phase, Protection, Rules
+from serverless.container.protection import Facts, Phase, Protection, Rules, for_tasks_of
 
 log = structlog.get_logger(__name__)
 
@@ -27,13 +27,15 @@ class Keeper(threading.Thread):
     """Asks the agent, and opens and closes the broker's gate.
 
     uri: the agent's. newer_release: says which release has started since, "" for none; must not wait.
+    longest_task_seconds: the hard limit of its queues' tasks.
     """
 
-    def __init__(self, uri: str, newer_release: Callable[[], str]) -> None:
+    def __init__(self, uri: str, newer_release: Callable[[], str], longest_task_seconds: float) -> None:
         super().__init__(name="task-protection", daemon=True)
         self._uri = uri
         self._newer_release = newer_release
-        self._rules = replace(RULES, jitter=random.uniform(0.0, _MOST_JITTER))
+        rules = replace(RULES, jitter=random.uniform(0.0, _MOST_JITTER))
+        self._rules = for_tasks_of(rules, longest_task_seconds)
         self._protection = Protection(self._rules, time.monotonic())
         self._spell = Spell("asking ECS for task protection")
 

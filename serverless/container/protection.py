@@ -17,7 +17,7 @@ Agent and service may be away: then work goes on without protection. A stop is a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -37,7 +37,8 @@ class Rules:
 
     receiving: the shortest stretch. jitter: of a stretch, the part that is added to it, 0 to 1; each worker's own, so
         that the workers of a pool, started together, do not pause together.
-    expires: until ECS lifts protection by itself, such as that of a worker that hangs. Renewed at half of it.
+    expires: until ECS lifts protection by itself, such as that of a worker that hangs. Renewed at half of it. Longer
+        than a stretch and the longest task after it, see for_tasks_of, since ECS may refuse to renew.
     waiting: for ECS to stop the task. Its scheduler looks at a service every few seconds.
     again: until a refused question is asked again, doubling up to `again_at_most`.
     staying: until the next try to give protection up, if the agent did not answer.
@@ -52,6 +53,11 @@ class Rules:
     again_at_most: float = 240.0
     staying: float = 60.0
     most_waits: int = 3
+
+
+def for_tasks_of(rules: Rules, longest_seconds: float) -> Rules:
+    """The same for a worker whose tasks may take so long."""
+    return replace(rules, expires=max(rules.expires, 2 * (longest_seconds + rules.again_at_most)))
 
 
 @dataclass(frozen=True)

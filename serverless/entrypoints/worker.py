@@ -78,7 +78,8 @@ def main() -> int:
         return status
     from tasks.celery import app
 
-    return _work(app, arguments(options.pool, options.concurrency, child_limit_kib), options.stop_timeout)
+    command = arguments(options.pool, options.concurrency, child_limit_kib)
+    return _work(app, options.pool, command, options.stop_timeout)
 
 
 def _options(patience_seconds: float) -> argparse.Namespace:
@@ -131,10 +132,11 @@ def _spare_the_cores() -> None:
         os.environ.setdefault(library, "1")
 
 
-def _work(app: Celery, command: list[str], stop_timeout_seconds: float) -> int:
+def _work(app: Celery, pool_name: str, command: list[str], stop_timeout_seconds: float) -> int:
     """Run the worker until it is told to stop; the exit code."""
     from serverless.broker import worker as broker_worker
     from serverless.container import children
+    from tasks.topology import TOPOLOGY
 
     # Else they stand between the log's lines of JSON.
     logging.captureWarnings(True)
@@ -142,14 +144,14 @@ def _work(app: Celery, command: list[str], stop_timeout_seconds: float) -> int:
     Drain(stop_timeout_seconds).watch()
     uri = agent.address()
     if uri:
-        _keep_protected(uri)
+        _keep_protected(uri, max(queue.time_limit_seconds for queue in TOPOLOGY.queues_of_pool(pool_name)))
     run: Callable[[list[str]], object] = app.worker_main
     run(command)
     # Celery ends its command the same way whatever its worker met.
     return 0 if broker_worker.stopping() else _EX_SOFTWARE
 
 
-def _keep_protected(uri: str) -> None:
+def _keep_protected(uri: str, longest_task_seconds: float) -> None:
     """Receive nothing before ECS protects this task; the thread that asks starts after the pool has forked."""
     from celery import signals
 
@@ -161,7 +163,7 @@ def _keep_protected(uri: str) -> None:
         told = steward.current()
         return told.newer_release if told is not None else ""
 
-    keeper = Keeper(uri, newer_release)
+    keeper = Keeper(uri, newer_release, longest_task_seconds)
 
     def start(**_: object) -> None:
         # Once, though Celery says it again with each connection.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serverless.container.protection import Answer, Facts, Phase, Protection, Rules
+from serverless.container.protection import Answer, Facts, Phase, Protection, Rules, for_tasks_of
 
 RULES = Rules()
 GRANTED, REFUSED, UNWANTED = Answer(True), Answer(False, why="away"), Answer(False, unwanted=True)
@@ -176,6 +176,24 @@ def test_a_service_that_wants_fewer_tasks_is_given_some_time_to_stop_this_one_an
     assert begun == RULES.most_waits * RULES.waiting
     assert len([at for at, _, _ in world.asked if at <= begun]) == RULES.most_waits + 1
     assert world.done > 0
+
+
+@pytest.mark.parametrize("limit", [120.0, 900.0, 11 * 3600.0])
+@pytest.mark.parametrize("until", [10.0, 301.0, 2000.0])
+def test_where_ecs_renews_no_more_what_is_held_ends_while_it_is_protected(limit, until):
+    """It refuses where more tasks are protected than it wants, for as long as that lasts."""
+
+    class Guarded(World):
+        def check(self) -> None:
+            # Once it has waited for its end and nobody came, it works on, protected or not.
+            if len(self.times(Phase.RECEIVING)) <= 1:
+                assert not self.held or self.protected_until > self.now - 1.0
+
+    rules = for_tasks_of(RULES, limit)
+    work = [(float(at), limit) for at in range(0, 4000, 50)]
+    refuses = Guarded(work, answer=lambda now, asked: UNWANTED if asked and now >= until else GRANTED, rules=rules)
+    refuses.run(3 * limit + 4000)
+    assert refuses.times(Phase.WAITING) != []
 
 
 def test_workers_that_start_together_do_not_pause_together():
