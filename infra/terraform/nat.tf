@@ -82,7 +82,8 @@ resource "aws_instance" "nat" {
   user_data                   = <<-SCRIPT
     #!/bin/bash
     set -eu
-    dnf install -y nftables
+    # Its public address may come later than it does.
+    until dnf install -y nftables; do sleep 5; done
     echo net.ipv4.ip_forward=1 > /etc/sysctl.d/90-nat.conf
     sysctl -p /etc/sysctl.d/90-nat.conf
     cat > /etc/sysconfig/nftables.conf <<RULES

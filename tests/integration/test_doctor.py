@@ -272,6 +272,14 @@ def test_a_timeout_that_is_none_is_refused(seconds):
         call_command("doctor", f"--timeout={seconds}")
 
 
+def test_in_a_function_all_of_it_ends_before_the_function_is_ended(monkeypatch):
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "shop-production")
+    most = json.loads((ROOT / "zappa_settings.json").read_text())["base"]["timeout_seconds"]
+    assert running.default_seconds() * len(running.SUBJECTS) < most
+    monkeypatch.delenv("AWS_LAMBDA_FUNCTION_NAME")
+    assert running.default_seconds() == 15
+
+
 def test_an_unknown_subject_is_refused_with_those_that_are_known():
     with pytest.raises(CommandError, match=r"invalid choice: 'queue'.*'queues'"):
         call_command("doctor", "--only", "queue")

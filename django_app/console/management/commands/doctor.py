@@ -36,9 +36,9 @@ class Command(BaseCommand):
         parser.add_argument(
             "--timeout",
             type=float,
-            default=running.DEFAULT_SECONDS,
+            default=running.default_seconds(),
             metavar="SECONDS",
-            help=f"that each examination may take; default: {running.DEFAULT_SECONDS:g}",
+            help="that each examination may take; default: %(default)g",
         )
         parser.add_argument("--json", action="store_true", help="for machines")
 
