@@ -10,7 +10,7 @@ import functools
 import json
 from typing import Any
 
-from tests.infra import calls, moto_apis, moto_services
+from tests.infra import calls, moto_apis, moto_services, replays
 
 ALLOWED = "RedriveAllowPolicy"
 
@@ -99,9 +99,10 @@ if __name__ == "__main__":
 
     from serverless.local import cloud
 
-    # The provider has connections of its own for each service, more than the ten that are kept. A call whose answer is lost
-    # with its connection is made again, and not each may be.
+    # The provider has connections of its own for each service, more than the ten that are kept.
     HTTPServer.keep_alive_conn_limit = 1000
     apply()
     calls.record()
+    make = cloud.application
+    cloud.application = lambda *given: replays.Replaying(make(*given))
     cloud.main()
