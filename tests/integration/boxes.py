@@ -32,11 +32,12 @@ mount --bind "$1" /srv
 mount --bind "$2" /mnt
 mount --bind "$3" /media
 mount -t tmpfs -o mode=755 none /run
-case "$4" in /root/*)
+home=$(getent passwd 0 | cut -d: -f6)
+case "$4" in "$home"/*)
   # Nobody else may look into root's home: of it, the box has the interpreter alone.
   mkdir -p /run/interpreter
   mount --bind "$4" /run/interpreter
-  mount -t tmpfs -o mode=755 none /root
+  mount -t tmpfs -o mode=755 none "$home"
   mkdir -p "$4"
   mount --bind /run/interpreter "$4"
   mount -o remount,bind,ro "$4" "$4"
