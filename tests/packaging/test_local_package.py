@@ -18,6 +18,9 @@ from tests.packaging.conftest import Local
 
 pytestmark = pytest.mark.package
 
+#: Without it the function of the sockets does not start.
+SOCKETS_URL = "wss://a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com/prod"
+
 
 def modules(local: Local) -> list[str]:
     """What can be imported of each distribution, by the names at the package's root."""
@@ -51,9 +54,8 @@ print(json.dumps([getattr(module, "__file__", None) for module in sys.modules.va
 
 
 def test_our_entry_modules_import_and_the_settings_are_in_order(local_package):
-    entry = [
-        path for path in ("serverless.entrypoints.web", "serverless.entrypoints.clock") if module_file(path).exists()
-    ]
+    names = ("serverless.entrypoints.web", "serverless.entrypoints.clock", "serverless.entrypoints.websocket")
+    entry = [path for path in names if module_file(path).exists()]
     code = f"""
 import importlib
 import django; django.setup()
@@ -68,7 +70,7 @@ call_command("check")
 call_command("makemigrations", check=True, dry_run=True)
 print(sorted(app.tasks))
 """
-    printed = local_package.run(code)
+    printed = local_package.run(code, SOCKETS_URL=SOCKETS_URL)
     assert "tasks.reports.build_report" in printed
     assert "No changes detected" in printed
 
@@ -86,7 +88,7 @@ for top in ("django_app", "tasks", "serverless"):
             except ModuleNotFoundError as error:
                 print("missing", error.name.partition(".")[0], module.name)
 """
-    missing = re.findall(r"^missing (\w+) (\S+)$", local_package.run(code), re.MULTILINE)
+    missing = re.findall(r"^missing (\w+) (\S+)$", local_package.run(code, SOCKETS_URL=SOCKETS_URL), re.MULTILINE)
     workers = {"polars", "numpy", "datasketches", "matplotlib", "reportlab", "opentelemetry", "psutil", "pycurl"}
     assert "matplotlib" in {name for name, _ in missing}
     assert [(name, module) for name, module in missing if name not in workers] == []
