@@ -111,7 +111,7 @@ def test_the_gate_is_shut_before_the_worker_starts():
         "from serverless.broker import gate\n"
         "from serverless.entrypoints import worker\n"
         "assert not gate.is_closed()\n"
-        "worker._keep_protected('http://127.0.0.1:9')\n"
+        "worker._keep_protected('http://127.0.0.1:9', 900.0)\n"
         "print(gate.is_closed(), gate.load().held, gate.load().polls)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
