@@ -374,6 +374,8 @@ def test_a_watch_that_begins_while_the_run_ends_sees_the_end_or_is_told_of_it(to
 
 def is_somebody_waiting() -> bool:
     with connection.cursor() as cursor:
+        # Within a transaction, who does what is looked up once.
+        cursor.execute("SELECT pg_stat_clear_snapshot()")
         cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
         return bool(cursor.fetchone()[0])
 
